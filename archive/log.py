@@ -28,6 +28,8 @@ from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.archive.tree.checkpoint_history import last_checkpoint, settle_history
 from coffer.archive.tree.checkpoint_publisher import CheckpointPublisher
 from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.mark import Mark
+from coffer.archive.verify.seams import epoch_at, require_marked
 from coffer.keys.disk.lock import Holder
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import (
@@ -64,7 +66,7 @@ class LogWriter:
         reserve_bytes: int = 0,
         calls: Syscalls = SYSTEM,
         remembered: Checkpoint | None = None,
-        outside: Checkpoint | None = None,
+        outside: Mark | None = None,
         signers: Collection[str] = (),
         objection: IntegrityError | None = None,
         may_refuse: bool = False,
@@ -74,8 +76,8 @@ class LogWriter:
         """Take the log, which finds its end and sets a torn tail aside, and be ready to append.
 
         `sign` makes the tag of a group from its statement, with the key that signs now (`hand_over` replaces it).
-        `remembered` is the last checkpoint that the keyring remembers, `outside` the one that the mark outside the
-        folder names, if there is one, `signers` the verifier keys it can sign with (empty: not checked), `objection`
+        `remembered` is the last checkpoint that the keyring remembers, `outside` the mark outside the
+        folder, if there is one, `signers` the verifier keys it can sign with (empty: not checked), `objection`
         any other reason not to write. `log` is where groups are committed (None: in the folder), `lease` the one that
         allows it (None: the caller knows that no other process writes). Raises IntegrityError if the log is damaged;
         HistoryError if it is older than, or differs from, what was signed, or if another key signs now; the objection;
@@ -96,12 +98,18 @@ class LogWriter:
         self._taken = Taken(LogEnd(Chain.start(folder.archive_id), 0, 0, 0, 0), 0, 0)
         self.refusal: IntegrityError | UnreadableError | None = None
 
+        self._signed_epoch = 0
+
         def accept(_: LogEnd) -> None:
             if objection is not None:
                 raise objection
+            if outside is not None:
+                require_marked(folder, outside)
+            self._signed_epoch = epoch_at(folder, self.signed_size)
 
+        reached = None if outside is None else outside.checkpoint
         try:
-            self._taken = self._log.take(lambda: self._told(remembered, outside, signers), accept)
+            self._taken = self._log.take(lambda: self._told(remembered, reached, signers), accept)
         except (IntegrityError, UnreadableError) as error:
             if not may_refuse:
                 raise
@@ -154,6 +162,11 @@ class LogWriter:
     def signed_size(self) -> int:
         """The number of records under the last signed checkpoint."""
         return self._publisher.signed_size
+
+    @property
+    def signed_epoch(self) -> int:
+        """The epoch of the log at the last record under that checkpoint."""
+        return self._signed_epoch
 
     @property
     def signed(self) -> Checkpoint | None:
@@ -232,8 +245,10 @@ class LogWriter:
         with self._sign_lock:
             with self._commit_lock:
                 self.require_stable()
-                made = self._tree_head()
-            return self._publisher.publish(made, sign, remember)
+                made, epoch = self._tree_head(), self._end.epoch
+            done = self._publisher.publish(made, sign, remember)
+            self._signed_epoch = epoch
+            return done
 
     def hand_over(
         self,
@@ -248,6 +263,7 @@ class LogWriter:
             self.require_stable()
             last = self._tree_head()
             self._publisher.publish(last, sign, remember)
+            self._signed_epoch = self._end.epoch
             self._sign = endorse(last)
 
     def _tree_head(self) -> Checkpoint:

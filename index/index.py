@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from coffer.archive.format.entry import LogId, RecordId, Tip
+from coffer.archive.format.entry import OWN_LOG, LogId, RecordId, Tip
 from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.lmdb_sums import altered
 from coffer.index.backends.row_store import IndexRowStore
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import Rules
+from coffer.index.keyed_check import Counts, Held, LogRecords, contradiction
 from coffer.index.query.locate import Located
 from coffer.index.query.search import IndexSearch, IndexStats
 from coffer.index.query.views import Views
@@ -83,7 +85,7 @@ class Index(IndexSearch):
         random: Callable[[int], bytes] = os.urandom,
     ) -> Index:
         """Open the index in `folder`, created if absent, as `over`. With `readonly` it is safe beside the process that
-        writes. Raises NotFoundError too (readonly and absent), and LockedError."""
+        writes. Raises UnavailableError (readonly and absent) and LockedError, too."""
         return cls.over(LmdbRowStore(folder, readonly=readonly), keyring, rules, readonly=readonly, random=random)
 
     @classmethod
@@ -102,12 +104,13 @@ class Index(IndexSearch):
         An index of another schema, or made under other rules of patients and versions, is emptied, and then filled
         again by `index.rebuild.catch_up`; with `readonly` it is a FormatError. With many studies the searchable table
         is still being filled on return: objects can be put in, `query` and `stats` wait. Raises FencedError if another
-        writer has taken over, and IntegrityError if it is damaged or belongs to another archive. Damage that is found
-        later is raised by the calls that wait and by `require_writable`.
+        writer has taken over, and IntegrityError if it is damaged or belongs to another archive; IndexAlteredError if
+        it was altered, as every later call does that meets what was altered. What the check of all rows finds is raised
+        by `require_writable` and by every question from then on.
         """
-        store.authenticate(keyring.archive_key(INDEX_SUM), random)
         tables = Tables(store, keyring, epoch, readonly=readonly, random=random)
         try:
+            store.authenticate(keyring.archive_key(INDEX_SUM), random)
             return cls(tables, keyring, rules, readonly=readonly)
         except BaseException:
             tables.close(flush=False)
@@ -126,6 +129,23 @@ class Index(IndexSearch):
         IntegrityError if a damaged row ended the filling of the searchable table."""
         self._tables.require_writable()
         self._catalogue.require_sound()
+
+    def complaint(self, log: LogRecords, go_on: Callable[[], bool] = lambda: True) -> str | None:
+        """Read everything and return what is wrong with it, or None; None, too, where `go_on` says False.
+
+        Compares the rows with their keyed sums, and what they add up to with the log (`index.keyed_check`); waits for
+        the searchable table. After a complaint the index
+        answers nothing, and nothing can be put in. Raises UnavailableError.
+        """
+        what = self._tables.store.complaint(go_on) or contradiction(self._held, self._keyring, log, go_on)
+        if what is not None:
+            self._catalogue.distrust(altered(what))
+        return what
+
+    def _held(self) -> Held:
+        self.follow()
+        with self._tables.lock:
+            return Held(self.marks.get(OWN_LOG), self._progress.skipped_records(), Counts(*self._catalogue.held()))
 
     def accept(
         self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1, tip: Tip | None = None

@@ -8,12 +8,12 @@ caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coffer.archive.format.entry import OWN_LOG, LogId, Position, Tip
+from coffer.archive.format.entry import OWN_LOG, Position, Tip
 from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.index.dicom.elements import HeaderLimits
@@ -21,10 +21,11 @@ from coffer.index.dicom.headers import scan
 from coffer.index.index import Index
 from coffer.index.instance.entry import Identity, extract
 from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.keyed_check import LogRecords, belongs_to
 from coffer.index.tables.rows import Version
-from coffer.keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
+from coffer.keys.errors import IndexAlteredError, IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
 
-__all__ = ["Body", "CatchUp", "LogRecords", "OpenBody", "apply_object", "belongs_to", "catch_up", "rebuild", "retry"]
+__all__ = ["Body", "CatchUp", "OpenBody", "apply_object", "catch_up", "rebuild", "retry"]
 
 
 class Body(Protocol):
@@ -40,13 +41,6 @@ class Body(Protocol):
 
     def read(self, start: int, stop: int) -> bytes:
         """Return data set bytes [start, stop). Raises IntegrityError for altered ones."""
-
-
-class LogRecords(Protocol):
-    """The records of one log."""
-
-    def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]:
-        """Yield the records in order, starting at the first one whose seq is at least `from_seq`."""
 
 
 OpenBody = Callable[[Position, RecordHeader], AbstractContextManager[Body]]
@@ -80,7 +74,7 @@ def catch_up(
     `log.records`, and of `contradicted`: then nothing was emptied.
     """
     report = CatchUp()
-    if not belongs_to(index, log):
+    if not belongs_to(index.marks.get(OWN_LOG), log):
         contradicted()
         index.clear()
         report.emptied = True
@@ -138,6 +132,8 @@ def _apply_record(  # noqa: PLR0917  # what a record is applied with
     except KeyUnavailableError:
         report.keyless.append(header.seq)
         index.mark_skipped(position.id)
+    except IndexAlteredError:
+        raise  # it is the index, not the record, that is not as it was written
     except (IntegrityError, UnreadableError):
         report.damaged.append(header.seq)
         index.mark_skipped(position.id)
@@ -165,27 +161,3 @@ def apply_object(
             meta.original or b"",
         )
     index.apply(version, header.study_key_id, entry)
-
-
-def belongs_to(index: Index, log: LogRecords, log_id: LogId = OWN_LOG) -> bool:
-    """Whether everything that the index has of this log is in it: the record before its position has the same hash,
-    which stands for all before it too, and the newest object is at the same place."""
-    mark = index.marks.get(log_id)
-    if mark is None:
-        return True
-    found = next(log.records(mark.tip.next_seq - 1), None)
-    if found is None or leaf_hash(found[1].serialize()) != mark.tip.head:
-        return False
-    anchor = mark.anchor
-    if anchor is None:
-        return True
-    found = next(log.records(anchor.seq), None)
-    if found is None:
-        return False
-    position, header = found
-    return (header.seq, position.segment, position.offset, header.content_id) == (
-        anchor.seq,
-        anchor.segment,
-        anchor.offset,
-        anchor.content_id,
-    )

@@ -21,6 +21,7 @@ __all__ = [
     "FormatError",
     "HistoryError",
     "IdentifierError",
+    "IndexAlteredError",
     "InputError",
     "IntegrityError",
     "KeyUnavailableError",
@@ -71,6 +72,10 @@ class HistoryError(IntegrityError):
     """Log, signed checkpoint and keyring disagree: one was rolled back, forked or cut. Nothing was changed."""
 
     exit_code: ClassVar[int] = 13
+
+
+class IndexAlteredError(IntegrityError):
+    """The index was altered, or contradicts the log: nothing is answered from it. Run `coffer index rebuild`."""
 
 
 class NotFoundError(CofferError):

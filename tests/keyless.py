@@ -34,7 +34,7 @@ def change(folder: Path, rows: Mapping[bytes, bytes | None]) -> None:
     for bucket, total in enumerate(plain):
         place = b"S" + bytes([bucket])
         if place in now:
-            head = now[place][:56]
+            head = now[place][:72]
             whole = total + int.from_bytes(sha256(head).digest()[:8], "big")
             now[place] = head + (whole % (1 << 64)).to_bytes(8, "big")
     with lmdb.open(str(folder), map_size=1 << 30) as env, env.begin(write=True) as txn:

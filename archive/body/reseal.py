@@ -7,12 +7,13 @@ opened and compared before it is returned. No plaintext leaves memory.
 import hashlib
 from collections.abc import Callable
 
-from coffer.archive.body.sealed_body import BodyContext, BodyReader
+from coffer.archive.body.sealed_body import BodyContext, BodyReader, sealer_of
 from coffer.archive.body.spool import sealed_file
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.store.free_space import FreeSpace
 from coffer.archive.store.source import FileSource
 from coffer.keys.crypto import aead
+from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import IntegrityError
 from coffer.keys.memory.secret import Secret
 
@@ -20,18 +21,25 @@ __all__ = ["reseal"]
 
 
 def reseal(  # noqa: PLR0917  # like `archive.body.sealed_body.seal_body`
-    body: BodyReader, meta: bytes, key: Secret, context: BodyContext, salt: bytes, space: FreeSpace, *, in_memory: bool
+    body: BodyReader,
+    meta: bytes,
+    key: Secret,
+    context: BodyContext,
+    random: Random,
+    space: FreeSpace,
+    *,
+    in_memory: bool,
 ) -> bytes | SealedFile:
     """Seal the contents of `body` under `key` and `context`, with `meta` in place of its old meta.
 
-    `salt` is 24 fresh random bytes. With `in_memory` the sealed bytes are returned; otherwise they are in a new file in
+    With `in_memory` the sealed bytes are returned; otherwise they are in a new file in
     the folder of `space`, which the caller must delete. Raises IntegrityError if the body is not what was sealed,
     UnavailableError if the disk does not take the file.
     """
     for _ in body.chunks():
         pass
     length_inside = body.plain_length_with(meta)
-    sealer = aead.Sealer(key, context.bind(length_inside), salt)
+    sealer = sealer_of(key, context.bind(length_inside), body.plain_head(meta), random)
     if in_memory:
         sealed = sealer.header + b"".join(map(sealer.update, body.plain(meta))) + sealer.finish()
         _compare(body, meta, key, context, lambda at, length: sealed[at : at + length], len(sealed))

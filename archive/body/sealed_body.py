@@ -24,6 +24,7 @@ from coffer.archive.format.entry import SealedFile
 from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.buffer import Buffer
 from coffer.keys.crypto import aead
+from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
@@ -58,7 +59,7 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
     context: BodyContext,
     meta: bytes,
     encoded: FrameEncoder,
-    salt: bytes,
+    random: Random,
     space: FreeSpace,
     memory: Memory,
     may_go_on: Callable[[], None] = lambda: None,
@@ -71,11 +72,11 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
     head = Head.of(encoded.size, encoded.sha256(), len(meta), len(encoded.frames)).pack()
     head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in encoded.frames)
     if not encoded.coded.is_in_memory:
-        return _seal_to_file(key, context, head, encoded.coded, salt, space, may_go_on)
+        return _seal_to_file(key, context, head, encoded.coded, random, space, may_go_on)
     used = len(head) + encoded.coded.size
     plain = padded_length(used)
     sealed = memory(aead.sealed_length(plain))
-    sealer = aead.Sealer(key, context.bind(plain), salt)
+    sealer = sealer_of(key, context.bind(plain), head, random)
     sealer.into(_asking(may_go_on, (head, *encoded.coded.parts(), *padding(used))), sealed)
     return sealed
 
@@ -91,13 +92,13 @@ def _seal_to_file(  # noqa: PLR0917
     context: BodyContext,
     head: bytes,
     coded: Spool,
-    salt: bytes,
+    random: Random,
     space: FreeSpace,
     may_go_on: Callable[[], None],
 ) -> SealedFile:
     plain = padded_length(len(head) + coded.size)
     space.require(2 * aead.sealed_length(plain))  # the copy in the log takes as much again
-    sealer = aead.Sealer(key, context.bind(plain), salt)
+    sealer = sealer_of(key, context.bind(plain), head, random)
     digest, length = hashlib.sha256(), 0
     with sealed_file(space) as (path, out):
         for part in _parts(sealer, _asking(may_go_on, _plain(head, coded))):
@@ -118,6 +119,12 @@ def _parts(sealer: aead.Sealer, plain: Iterable[Buffer]) -> Iterator[bytes]:
     yield sealer.header
     yield from map(sealer.update, plain)
     yield sealer.finish()
+
+
+def sealer_of(key: Secret, context: bytes, head: bytes, random: Random) -> aead.Sealer:
+    """Return the sealer of a body. Its salt depends on `head`, the plain bytes before the frames: on the SHA-256 of the
+    data set, the meta, and how long every coded frame is. What is in the frames follows from the data set."""
+    return aead.Sealer(key, context, aead.fresh_salt(key, context, head, random))
 
 
 class BodyReader:
@@ -203,10 +210,15 @@ class BodyReader:
     def plain(self, meta: bytes) -> Iterator[Buffer]:
         """The plaintext of the whole body in pieces, with `meta` in place of its own: the input for sealing it again.
         It has `plain_length_with(meta)` bytes."""
-        yield self._head._replace(meta_length=len(meta)).pack() + meta
-        for start in range(self._head.table_at, self.used, frames.FRAME_BYTES):
+        yield self.plain_head(meta)
+        for start in range(self._head.frames_at, self.used, frames.FRAME_BYTES):
             yield self._open(start, min(start + frames.FRAME_BYTES, self.used))
         yield from padding(self._used_with(meta))
+
+    def plain_head(self, meta: bytes) -> bytes:
+        """The plaintext before the frames, with `meta` in place of its own."""
+        table = self._open(self._head.table_at, self._head.frames_at)
+        return self._head._replace(meta_length=len(meta)).pack() + meta + bytes(table)
 
     def plain_length_with(self, meta: bytes) -> int:
         """The number of bytes that `plain` returns, padding included."""

@@ -1,7 +1,8 @@
 """A buffer for one object's bytes: in memory up to a limit, beyond it in a file encrypted under an ephemeral key.
 
 Rule: the key never leaves memory, so what a crash leaves behind is noise; the file is removed at `close`, or at the
-next start. Each chunk has its own counter as nonce, under a key for this one file (NIST SP 800-38D 8.2.1).
+next start. Each chunk has its own counter as nonce, under a key for this one file (NIST SP 800-38D 8.2.1), which
+depends on what the file begins with and on the time, as well as on randomness.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,6 +18,7 @@ from typing import BinaryIO, Final
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coffer.archive.store.free_space import FreeSpace
+from coffer.keys.crypto.hedge import Random, first_key
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import discard
 from coffer.keys.disk.reading import read_exactly
@@ -85,11 +88,12 @@ class MemoryBudget:
 class Spool:
     """One object's bytes: appended in order, read in any order. Used by one thread at a time."""
 
-    def __init__(self, space: FreeSpace, budget: MemoryBudget, memory_bytes: int) -> None:
+    def __init__(self, space: FreeSpace, budget: MemoryBudget, memory_bytes: int, random: Random = os.urandom) -> None:
         """`space` is that of the spool folder, `memory_bytes` this object's share of memory."""
         self._space = space
         self._budget = budget
         self._memory_bytes = memory_bytes
+        self._random = random
         self._parts: list[bytes] = []  # as written; once there is a file, what does not fill a chunk yet
         self._reserved = 0
         self._file = -1
@@ -170,7 +174,8 @@ class Spool:
         except OSError as error:
             raise UnavailableError(f"cannot spool an object: {error.strerror}", hint="check the volume") from error
         self._path = path
-        self._cipher = AESGCM(os.urandom(32))
+        beginning = b"".join(self._parts)[:_CHUNK]  # it has the object's UIDs
+        self._cipher = AESGCM(first_key(self._random, beginning, time.time_ns().to_bytes(8, "big")).reveal())
         self._flush()
         self._budget.give(self._reserved)
         self._reserved = 0

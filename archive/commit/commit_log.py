@@ -1,8 +1,7 @@
 """The end of one log: the only place where a group of records becomes part of it, and the fence before that place.
 
 Rule: a group is there or not, as a whole, and whoever appended it learns which. Its bytes, numbers, times and tag are
-made before; segments are begun when the writer says so, because only it knows how full they shall be, and the time in a
-segment's header is then earlier than that of its records.
+made before; segments are begun when the writer says so, because only it knows how full they shall be.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -113,8 +112,8 @@ class CommitLog(Protocol):
 
     def seal(self, lease: Lease, at: LogEnd, epoch: int | None = None) -> LogEnd:
         """End the last segment with its footer and begin the next one; durable on return. A segment without records is
-        begun anew. With `epoch`, which must be later, the segment begins that epoch of the log, and the next group must
-        begin with a LOG_EPOCH: until it is appended, the epoch has not begun for whoever takes the log.
+        begun anew. With `epoch`, which must be the next one, the segment begins that epoch of the log, and the next
+        group must begin with a LOG_EPOCH: until it is appended, the epoch has not begun for whoever takes the log.
         """
         ...
 

@@ -139,7 +139,7 @@ class FolderLog(CommitLog):
         return self._failure
 
     def _begin(self, number: int, chain: Chain, epoch: int) -> LogEnd:
-        header = header_of(self._folder.archive_id, number, chain, epoch, self._now_ms())
+        header = header_of(self._folder.archive_id, number, chain, epoch)
         self._file = self._folder.segment_files.begin(number, header, self._calls)
         self._offsets = []
         return LogEnd(chain, epoch, number, len(header), 0)

@@ -24,11 +24,10 @@ __all__ = ["MemoryLog"]
 class MemoryLog(CommitLog):
     """The end of the log of an archive whose segments are held in memory. All who write it share this object."""
 
-    def __init__(self, folder: ArchiveFolder, segments: MemorySegments, now_ms: Callable[[], int]) -> None:
+    def __init__(self, folder: ArchiveFolder, segments: MemorySegments) -> None:
         """`folder` says that its segments are held in `segments`; it has the checkpoints and keys."""
         self._folder = folder
         self._segments = segments
-        self._now_ms = now_ms
         self._epoch = 0  # of the newest lease that took the log
         self._end: LogEnd | None = None
         self._offsets: list[int] = []
@@ -117,7 +116,7 @@ class MemoryLog(CommitLog):
         return self._end
 
     def _begin(self, number: int, chain: Chain, epoch: int) -> LogEnd:
-        header = header_of(self._folder.archive_id, number, chain, epoch, self._now_ms())
+        header = header_of(self._folder.archive_id, number, chain, epoch)
         self._segments.begin(number, header)
         self._offsets = []
         return LogEnd(chain, epoch, number, len(header), 0)

@@ -8,9 +8,9 @@ from coffer.archive.format.segment import Footer, SegmentHeader
 __all__ = ["footer_of", "header_of"]
 
 
-def header_of(archive_id: bytes, number: int, chain: Chain, epoch: int, now_ms: int) -> bytes:
+def header_of(archive_id: bytes, number: int, chain: Chain, epoch: int) -> bytes:
     """The header of a segment that begins behind this chain."""
-    return SegmentHeader(archive_id, number, chain.next_seq, chain.head, now_ms, 0, epoch).serialize()
+    return SegmentHeader(archive_id, number, chain.next_seq, chain.head, 0, epoch).serialize()
 
 
 def footer_of(chain: Chain, offsets: Sequence[int]) -> bytes:

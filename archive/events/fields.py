@@ -34,7 +34,6 @@ __all__ = [
     "Reason",
     "Row",
     "ShareGroups",
-    "Study",
     "Text",
     "TreeHead",
     "doc",
@@ -100,7 +99,6 @@ Head = Annotated[TreeHead, _type("tree_head")]
 By = Annotated[Person, doc("who did it")]
 Command = Annotated[Text, doc("the command or job that did it")]
 Reason = Annotated[Text, doc("why, as it was typed")]
-Study = Annotated[Hex16, doc("the study's token: the keyed hash by which the index finds its rows (index/FORMAT.md)")]
 NewKey = Annotated[Hex16, doc("the id of the key that takes the place of the one that the record is about")]
 Epoch = Annotated[Count, doc("the number of the epoch")]
 Provider = Annotated[Text, doc("the kind of provider")]

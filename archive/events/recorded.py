@@ -1,6 +1,6 @@
 """Events as sealed records in the log.
 
-Rule: pure. Time and JSON of an event, padded, are sealed under the archive's event key and bound to archive, key id,
+Rule: pure. Time and JSON of an event, padded, are sealed below the archive's event key and bound to archive, key id,
 content id and kind of record like any body. The record's header has the study key that it is about, and the time of
 the append, which comes after the event's.
 """
@@ -17,6 +17,7 @@ from coffer.archive.format.entry import Entry
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
 from coffer.keys.crypto.derive import hmac_sha256
+from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
 
@@ -35,13 +36,13 @@ class Occurrence:
     time_ms: int
     key_id: bytes = NO_KEY
 
-    def seal(self, key: Secret, archive_id: bytes, salt: bytes) -> Entry:
-        """The record to append. Takes the archive's event key and 24 fresh random bytes. Raises as `codec.encode`."""
+    def seal(self, key: Secret, archive_id: bytes, random: Random) -> Entry:
+        """The record to append. Takes the archive's event key. Raises as `codec.encode`."""
         plain = self.time_ms.to_bytes(_TIME, "big") + codec.encode(self.event)
         plain += b" " * (-len(plain) % _PAD)
-        content_id = hmac_sha256(derive.derive(key, derive.CID), plain)
+        content_id = hmac_sha256(derive.derive(key, derive.EVENT_CID), plain)
         context = BodyContext(archive_id, self.key_id, content_id, self.event.kind)
-        body = aead.seal(key, context.bind(len(plain)), plain, salt)
+        body = aead.seal(derive.derive(key, derive.EVENT_BLOB), context.bind(len(plain)), plain, random)
         return Entry(self.event.kind, self.key_id, 0, content_id, body, self.time_ms)
 
 
@@ -65,7 +66,7 @@ class Recorded:
         if length > codec.MAX_EVENT_BYTES + _TIME + _PAD:
             raise FormatError("an event is too long")
         context = BodyContext(archive_id, header.study_key_id, header.content_id, header.kind)
-        plain = aead.open_sealed(key, context.bind(length), body)
+        plain = aead.open_sealed(derive.derive(key, derive.EVENT_BLOB), context.bind(length), body)
         told = plain[_TIME:].rstrip(b" ")
         if len(plain) != _TIME + len(told) + -(_TIME + len(told)) % _PAD:
             raise FormatError("an event is not padded as it should be")

@@ -6,7 +6,7 @@ Rule: the start says who and why, the end which records; both are about the key 
 from typing import Annotated
 
 from coffer.archive.events.event import Event
-from coffer.archive.events.fields import By, Count, NewKey, Reason, Study, doc
+from coffer.archive.events.fields import By, Count, NewKey, Reason, doc
 from coffer.archive.format.record import Kind
 
 __all__ = ["RekeyOrdered", "StudyRekeyed"]
@@ -17,7 +17,6 @@ class RekeyOrdered(Event, frozen=True, kw_only=True):
 
     code = "rekey.ordered"
 
-    study: Study
     new_key: NewKey
     reason: Reason
     by: By
@@ -29,7 +28,6 @@ class StudyRekeyed(Event, frozen=True, kw_only=True):
     code = "study.rekeyed"
     kind = Kind.STUDY_REKEYED
 
-    study: Study
     new_key: NewKey
     objects: Annotated[Count, doc("how many objects were sealed again")]
     first_record: Annotated[Count | None, doc("the first record of an object sealed again; null: there is none")]

@@ -1,6 +1,7 @@
 """Events of erasures: requests to shred, shreds, and certificates of erasure.
 
-Rule: they name studies by keyed hashes only; the log outlives them.
+Rule: they name studies by the ids of their keys, which are random. The token that the index needs if an older keyring
+is put back is hidden under the key that is erased: the log outlives it.
 """
 
 from typing import Annotated
@@ -8,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from coffer.archive.events.event import Event
-from coffer.archive.events.fields import By, Count, Epoch, Flag, Hex4, Hex16, Hex32, Ms, Person, Reason, Study, doc
+from coffer.archive.events.fields import By, Count, Epoch, Flag, Hex4, Hex16, Hex32, Ms, Person, Reason, doc
 from coffer.archive.format.record import Kind
 
 __all__ = [
@@ -20,12 +21,16 @@ __all__ = [
     "StudyShreddedAgain",
 ]
 
+_HiddenStudy = Annotated[
+    Hex16,
+    doc("the study's token (index/FORMAT.md), XORed with HKDF-Expand-SHA-256(its key, `coffer/erased-name/v1`, 16)"),
+]
 _Request = Annotated[Hex4, doc("the id of the request to shred")]
 
 
 class _RequestEvent(Event, frozen=True, kw_only=True):
     request: _Request
-    studies: Annotated[tuple[Hex16, ...], doc("the tokens of the studies, in ascending order")]
+    chosen: Annotated[tuple[Hex16, ...], doc("the ids of the keys of what was chosen, in ascending order")]
     reason: Reason
     by: By
 
@@ -54,7 +59,7 @@ class StudyShredded(Event, frozen=True, kw_only=True):
     code = "study.shredded"
     kind = Kind.SHRED_SCHEDULED
 
-    study: Study
+    study: _HiddenStudy
     epoch: Epoch
     scheduled_ms: Annotated[Ms, doc("when it was shredded")]
     until_ms: Annotated[Ms, doc("until when backups may hold the key")]
@@ -75,7 +80,7 @@ class StudyShreddedAgain(Event, frozen=True, kw_only=True):
 
     code = "study.shredded_again"
 
-    study: Study
+    study: _HiddenStudy
 
 
 class CertificateIssued(Event, frozen=True, kw_only=True):

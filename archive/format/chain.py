@@ -4,11 +4,13 @@ Rule: reads only, at given offsets, and trusts nothing it has not checked. Recov
 it.
 """
 
+import hashlib
 import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from coffer.archive.format import segment
+from coffer.archive.format.epoch import LONGEST_BODY, stated_epoch
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.order import Order
 from coffer.archive.format.record import (
@@ -99,7 +101,28 @@ def read_record(source: Source, at: int, stop: int) -> RecordOnDisk:
 
 def read_segment_header(source: Source) -> SegmentHeader:
     """The header of a segment. Raises FormatError, UnreadableError."""
-    return segment.parse_segment_header(source.read(0, segment.HEADER.size))
+    return segment.parse_segment_header(source.read(0, min(source.size, segment.HEADER.size)))
+
+
+def read_first_header(source: Source) -> RecordHeader | None:
+    """The header of a segment's first record; None if no whole header stands there. Raises UnreadableError."""
+    try:
+        return parse_header(source.read(segment.HEADER.size, HEADER.size))
+    except FormatError:
+        return None
+
+
+def read_epoch(source: Source, first: RecordHeader) -> int:
+    """The epoch that a segment's first record, a LOG_EPOCH, begins, by its body. Raises FormatError if it is damaged or
+    no such record, UnreadableError."""
+    if first.body_len > LONGEST_BODY:
+        raise FormatError("the record that begins an epoch of the log is longer than any")
+    body = source.read(segment.HEADER.size + HEADER.size, first.body_len)
+    if hashlib.sha256(body).digest() != first.body_sha256:
+        raise FormatError("the body does not match its hash")
+    if any(first.study_key_id) or first.content_id != first.body_sha256:
+        raise FormatError("the record that begins an epoch of the log names a key or another content")
+    return stated_epoch(body)
 
 
 def read_footer(source: Source, size: int) -> tuple[Footer, int] | None:

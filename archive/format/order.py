@@ -25,7 +25,8 @@ class Order:
 
     def complaint(self, header: RecordHeader) -> str | None:
         """Why this record cannot follow; None if it can."""
-        if self.group != UNKNOWN and header.group != (header.seq if self.group == CLOSED else self.group):
+        wanted = header.seq if self.group == CLOSED else self.group
+        if header.group > header.seq or (self.group != UNKNOWN and header.group != wanted):
             return f"record {header.seq} belongs to another group than the record before says"
         if header.time_ms <= self.time_ms and header.kind != Kind.LOG_EPOCH:
             return f"record {header.seq} is not later than the record before it"

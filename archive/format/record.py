@@ -88,9 +88,14 @@ def parse_header(data: bytes) -> RecordHeader:
         raise FormatError("the record header is damaged (CRC)")
     if version != VERSION:
         raise FormatError(f"record version {version} is unknown", hint="open it with the Coffer that wrote it")
-    if group > seq:
-        raise FormatError("a record's group begins after the record itself")
     return RecordHeader(kind, seq, time_ms, key_id, flags, length, content_id, body, prev, group)
+
+
+def is_of_another_version(data: bytes) -> bool:
+    """Whether this is a whole header, of a version that `parse_header` does not know: no torn write leaves that."""
+    if len(data) != HEADER.size or int.from_bytes(data[156:], "big") != zlib.crc32(data[:156]):
+        return False
+    return data[:4] == MAGIC and int.from_bytes(data[4:6], "big") != VERSION
 
 
 def genesis_hash(archive_id: bytes, log: int = 0) -> bytes:

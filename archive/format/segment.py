@@ -1,4 +1,4 @@
-"""A segment file: a 96-byte header, records back to back and, once full, a footer that indexes them.
+"""A segment file: an 88-byte header, records back to back and, once full, a footer that indexes them.
 
 Rule: pure codec. Every byte of a segment belongs to its header, a record or its footer, and each is covered by a check.
 The footer holds the state of chain and tree after its last record: opening reads one footer, not all records.
@@ -15,33 +15,31 @@ from coffer.keys.errors import FormatError
 MAGIC = b"CFSG"
 FOOTER_MAGIC = b"CFSF"
 FOOTER_END = b"CFSX"
-VERSION = 2
-HEADER = struct.Struct(">4sHH16sQQ32sQIQI")
+VERSION = 3
+HEADER = struct.Struct(">4sHH16sQQ32sIQI")
 FOOTER_HEAD = struct.Struct(">4sHHQ32sQQ")  # magic, version, tree hashes, records, last leaf hash, tree size, last time
 FOOTER_TAIL = struct.Struct(">Q32s4s")  # length of the whole footer, SHA-256 of everything before it, end magic
 HASH_BYTES, OFFSET_BYTES = 32, 8
 MOST_RECORDS = 1 << 22  # per segment: the footer, which is read as a whole, stays small
-assert HEADER.size == 96
+assert HEADER.size == 88
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """The archive and log that a segment belongs to, where in its chain the segment begins, and in which epoch of the
-    log (`docs/adr/0029-one-format.md`)."""
+    log (`docs/adr/0029-one-format.md`): nothing that does not follow from the records before it and its own first."""
 
     archive_id: bytes
     number: int
     first_seq: int
     prev_leaf: bytes
-    created_ms: int
     log: int = 0
     epoch: int = 0
 
     def serialize(self) -> bytes:
-        """The 96 header bytes, big endian, ending in their CRC-32."""
+        """The 88 header bytes, big endian, ending in their CRC-32."""
         packed = HEADER.pack(
-            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_leaf, self.created_ms, self.log,
-            self.epoch, 0,
+            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_leaf, self.log, self.epoch, 0,
         )  # fmt: skip
         return packed[:-4] + zlib.crc32(packed[:-4]).to_bytes(4, "big")
 
@@ -50,12 +48,12 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
     """Parse exactly one header. Raises FormatError on anything `serialize` would not have written."""
     if len(data) != HEADER.size:
         raise FormatError("the segment is shorter than its header")
-    magic, version, _, archive_id, number, first_seq, prev, created, log, epoch, _ = HEADER.unpack(data)
+    magic, version, _, archive_id, number, first_seq, prev, log, epoch, _ = HEADER.unpack(data)
     if magic != MAGIC:
         raise FormatError("this file is not a segment")
     if version != VERSION:
         raise FormatError(f"segment version {version} is unknown", hint="open it with the Coffer that wrote it")
-    parsed = SegmentHeader(archive_id, number, first_seq, prev, created, log, epoch)
+    parsed = SegmentHeader(archive_id, number, first_seq, prev, log, epoch)
     if parsed.serialize() != data:
         raise FormatError("the segment header is damaged")
     return parsed
@@ -99,8 +97,10 @@ class FooterHead:
 def parse_footer_head(data: bytes) -> FooterHead:
     """Parse the fixed part of a footer and ignore the lists after it. Raises FormatError."""
     magic, version, hashes, records, head, tree_size, time_ms = FOOTER_HEAD.unpack_from(data)
-    if magic != FOOTER_MAGIC or version != VERSION:
-        raise FormatError("the segment footer is damaged or of an unknown version")
+    if magic != FOOTER_MAGIC:
+        raise FormatError("the segment footer is damaged")
+    if version != VERSION:
+        raise FormatError(f"segment version {version} is unknown", hint="open it with the Coffer that wrote it")
     if hashes != tree_size.bit_count():
         raise FormatError("the segment footer describes an impossible tree")
     if records > MOST_RECORDS:

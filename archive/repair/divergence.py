@@ -15,7 +15,9 @@ from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.repairs import LossAccepted, SegmentsTaken
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, read_record
-from coffer.archive.format.record import NO_TAG
+from coffer.archive.format.epoch import complaint
+from coffer.archive.format.record import NO_TAG, Kind
+from coffer.archive.format.segment import SegmentHeader
 from coffer.archive.repair.deferred_events import DeferredEvent, defer
 from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
@@ -24,8 +26,10 @@ from coffer.archive.store.segment_store import LOG, SealedSegment, segment_numbe
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, set_aside
 from coffer.archive.tree.key_history import adopt, continue_from, generation_of
+from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.report import Report, Task, VerifyLevel
 from coffer.archive.verify.scan import scan
+from coffer.archive.verify.seams import require_marked
 from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk import opening
@@ -66,26 +70,29 @@ def find_divergence(
     folder: ArchiveFolder,
     remembered: Checkpoint | None,
     objection: HistoryError | None = None,
-    outside: Checkpoint | None = None,
+    outside: Mark | None = None,
 ) -> Divergence:
     """Compare log, checkpoints and keyring without changing anything. Reads the headers of the whole log, no bodies.
 
-    `outside` is what the mark outside the folder names, `objection` any other contradiction with mark or keyring, used
+    `outside` is the mark outside the folder, `objection` any other contradiction with mark or keyring, used
     if log and checkpoints show none. Raises UnreadableError if the medium cannot be read.
     """
     complaint: IntegrityError | None = objection
     signed = last_in_history = None
+    reached = None if outside is None else outside.checkpoint
     try:
         signed = read_checkpoint(folder)
         last_in_history = last_checkpoint(folder)
-        read_tail(folder, signed_claims(signed, remembered, last_in_history, outside))
+        read_tail(folder, signed_claims(signed, remembered, last_in_history, reached))
+        if outside is not None:
+            require_marked(folder, outside)
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
     sizes = dict(folder.segment_store().segments(LOG))
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
-    known = (signed, remembered, last_in_history, outside)
+    known = (signed, remembered, last_in_history, reached)
     return Divergence(chain.next_seq, chain.tree.root(), end, left_over, *known, complaint)
 
 
@@ -221,32 +228,37 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
 
 def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
     """Chain and tree over the longest consistent run of whole groups from the first record on, and where it ends."""
-    chain, end = Chain.start(folder.archive_id), (0, 0)
+    chain, end, epoch = Chain.start(folder.archive_id), (0, 0), 0
     for number in segment_numbers(folder.segment_store()):
         if number != end[0] + 1:
             break
         first = chain.next_seq
         report = _scan(folder, number)
-        if not _follows(report, chain):
+        if report.header is None or not _follows(folder.archive_id, report, report.header, chain, epoch):
             break
-        whole, offset = _whole_groups(folder, number, _consistent(report, chain))
+        epoch = report.header.epoch
+        followed = chain.copy()
+        whole, offset = _whole_groups(folder, number, followed, _consistent(report, chain))
         if whole < _consistent(report, chain):
             report = _scan(folder, number, first + whole)
         if whole:
             run = report.runs[0]
             for height, node in run.span.nodes:
                 chain.tree.append(node, height)
-            chain.next_seq, chain.head = run.span.end, run.head
+            chain.next_seq, chain.head, chain.order = run.span.end, run.head, followed.order
         end = (number, offset)
         if report.findings or report.footer is None:
             break
     return chain, end
 
 
-def _follows(report: Report, chain: Chain) -> bool:
-    header = report.header
-    wanted = report.number, chain.next_seq, chain.head
-    return header is not None and (header.number, header.first_seq, header.prev_leaf) == wanted
+def _follows(archive_id: bytes, report: Report, header: SegmentHeader, chain: Chain, epoch: int) -> bool:
+    """Whether a segment continues the chain, and the epoch of the log before it."""
+    wanted = archive_id, 0, report.number, chain.next_seq, chain.head
+    kind = report.begins[0] if report.begins else None
+    is_next = (header.archive_id, header.log, header.number, header.first_seq, header.prev_leaf) == wanted
+    names_another = kind == Kind.LOG_EPOCH and any(each.offset == segment.HEADER.size for each in report.findings)
+    return is_next and not names_another and complaint(epoch, header.epoch, kind) is None
 
 
 def _consistent(report: Report, chain: Chain) -> int:
@@ -261,13 +273,18 @@ def _scan(folder: ArchiveFolder, number: int, *cuts: int) -> Report:
     return scan(Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS, cuts=cuts))
 
 
-def _whole_groups(folder: ArchiveFolder, number: int, records: int) -> tuple[int, int]:
-    """How many of the first `records` of a segment lie in groups that end within them, and the offset behind those."""
+def _whole_groups(folder: ArchiveFolder, number: int, chain: Chain, records: int) -> tuple[int, int]:
+    """How many of the first `records` of a segment lie in groups that end within them and break no rule, and the offset
+    behind those. `chain` is followed."""
     whole = (0, segment.HEADER.size)
     with folder.segment_store().open(LOG, number) as source:
         at, size = segment.HEADER.size, source.size
         for count in range(1, records + 1):
             record = read_record(source, at, size)
+            is_inside = record.header.kind == Kind.LOG_EPOCH and at > segment.HEADER.size
+            if is_inside or chain.complaint(record.header) is not None:
+                break
+            chain.follow(record.raw, record.tag)
             at = record.end
             whole = (count, at) if record.tag != NO_TAG else whole
     return whole
@@ -295,6 +312,6 @@ def _require_proved(
 def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
     """Whether both have the same segment: headers and chain, compared by their subtrees."""
     mine, theirs = _scan(folder, number), _scan(copy, number)
-    if mine.findings or mine.size != theirs.size:
+    if mine.findings or (mine.size, mine.header) != (theirs.size, theirs.header):
         return False
     return [(r.prev, r.head, r.span) for r in mine.runs] == [(r.prev, r.head, r.span) for r in theirs.runs]

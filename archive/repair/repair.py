@@ -24,7 +24,7 @@ from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import LOG, SealedSegment, sha256_of
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
-from coffer.archive.tree.checkpoint_history import last_entry, publish
+from coffer.archive.tree.checkpoint_history import last_entry, publish, restore_history
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -62,11 +62,12 @@ class RepairedSegment:
 
 @dataclass(slots=True)
 class RepairReport:
-    """What a repair did: the segments it repaired, whether it restored the signed checkpoint and the endorsements of
-    signing keys, and the findings that remain."""
+    """What a repair did: the segments it repaired, whether it restored the signed checkpoint, the history of
+    checkpoints and the endorsements of signing keys, and the findings that remain."""
 
     repaired: list[RepairedSegment] = field(default_factory=list)
     checkpoint: bool = False
+    history: bool = False
     endorsements: bool = False
     remaining: list[Finding] = field(default_factory=list)
 
@@ -92,9 +93,15 @@ def repair(
     with suppress(IntegrityError):  # the verification reports what is wrong here
         report.endorsements = adopt(folder, copy, calls)
     report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
+    report.history = restore_history(folder, copy, calls)
     found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
-    made = [one for n in numbers if (one := _SegmentRepair(folder, copy, n, only).assemble()) is not None]
+    doubted = {f.segment for f in found if f.offset <= segment.HEADER.size}  # the number in a header may be altered
+    made = [
+        one
+        for n in numbers
+        if (one := _SegmentRepair(folder, copy, n, only, is_doubted=n in doubted).assemble()) is not None
+    ]
     if made:
         _require_proved(folder, made, remembered)
         defer(folder, [DeferredEvent(_event(m), f"segment:{m.segment}:{m.kept}") for m, _ in made], calls)
@@ -123,7 +130,7 @@ def _restore_checkpoint(
     known: list[tuple[Checkpoint, bytes]] = []
     with suppress(IntegrityError):
         known += [entry for entry in (last_entry(folder),) if entry is not None]
-    with suppress(OSError, IntegrityError):
+    with suppress(UnreadableError, IntegrityError):
         note = read_note(copy)
         known.append((open_checkpoint(note, folder), note))
     last, note = max(known, key=lambda k: k[0].size, default=(None, b""))
@@ -155,7 +162,11 @@ def _require_proved(
 class _SegmentRepair:
     """The repair of one segment: what is intact here, what is intact in the copy, and the best of both."""
 
-    def __init__(self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int]) -> None:
+    def __init__(
+        self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int], *, is_doubted: bool
+    ) -> None:
+        """`is_doubted`: a verification found something about the segment's header, which may be whole all the same."""
+        self._is_doubted = is_doubted
         self._folder = folder
         self._number = number
         self._only = only
@@ -220,7 +231,7 @@ class _SegmentRepair:
         taken: list[int] = []
         for region in regions:
             may_take = not self._only or region.seq in self._only
-            if mine is not None and (self._is_whole(mine, region) or not may_take):
+            if mine is not None and (not may_take or self._is_right(mine, theirs, region)):
                 plan.append((mine, region))
                 continue
             if not self._is_whole(theirs, region):
@@ -252,6 +263,14 @@ class _SegmentRepair:
                 yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
             except (FormatError, UnreadableError):
                 continue
+
+    def _is_right(self, mine: Source, theirs: Source, region: _Region) -> bool:
+        """Whether a region can stay: it is whole, and no header that is in doubt and that the copy has otherwise."""
+        if not self._is_whole(mine, region):
+            return False
+        if region.seq != _HEAD or not self._is_doubted or not self._is_whole(theirs, region):
+            return True
+        return read_segment_header(mine) == read_segment_header(theirs)
 
     def _is_whole(self, source: Source, region: _Region) -> bool:
         try:

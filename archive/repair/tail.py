@@ -3,8 +3,9 @@
 Rule: only what was never acknowledged is ever cut: the last group, if it is not whole or has no tag. It is kept in
 lost+found. If a record of a later group, or a footer, follows a damaged body, that is a finding and the log can still
 be written. If it follows a damaged header, or a signed checkpoint covers what is missing, nothing is changed and the
-log refuses to be written; so it does if a whole group at the end has a tag that the archive's key did not make. A
-medium that cannot be read is neither case: nothing is known then, and nothing is done.
+log refuses to be written; so it does if a whole record at the end breaks a rule, which no torn write does, or if a
+whole group there has a tag that the archive's key did not make. A medium that cannot be read is neither case: nothing
+is known then, and nothing is done.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, find_record, is_zero, read_footer, read_record, read_segment_header
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.order import CLOSED
-from coffer.archive.format.record import HEADER, Kind, RecordHeader, parse_header
+from coffer.archive.format.record import HEADER, Kind, RecordHeader, is_of_another_version, parse_header
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.store.source import Source
@@ -77,7 +78,7 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
     else:
         with reading(f"segment {numbers[-1]}"), folder.segment_store().open(LOG, numbers[-1]) as source:
             tail = Tail(chain, numbers[-1], [], 0, seams.epoch, cut_bytes=source.size)
-            _scan(folder, source, tail, claims, seams)
+            _scan(source, tail, claims, seams)
     size, last = tail.chain.tree.size, claims[-1].size if claims else 0
     if size < last:
         raise HistoryError(
@@ -92,10 +93,8 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
 def _require_tag(folder: ArchiveFolder, tail: Tail, seams: Seams, count: int) -> None:
     """Raise HistoryError unless the archive's key made the tag of the last group. Its head binds all records before."""
     if not tail.offsets:  # the segment was just begun: the last group ends the one before
-        tail.epoch, tail.group, tail.tag = max(tail.epoch, seams.epoch), *seams.last_tag()
-        end = GroupEnd(folder.archive_id, 0, seams.epoch, tail.group, tail.chain.next_seq, tail.chain.head)
-    else:
-        end = GroupEnd(folder.archive_id, 0, tail.epoch, tail.group, tail.chain.next_seq, tail.chain.head)
+        tail.group, tail.tag = seams.last_tag()
+    end = GroupEnd(folder.archive_id, 0, tail.epoch, tail.group, tail.chain.next_seq, tail.chain.head)
     if not read_key_history(folder).vouches(end, tail.tag):
         records = "the newest record was" if count == 1 else f"the newest {count} records were"
         raise HistoryError(
@@ -139,15 +138,15 @@ def signed_claims(
     return tuple(known)
 
 
-def _scan(folder: ArchiveFolder, source: Source, tail: Tail, claims: Sequence[Checkpoint], seams: Seams) -> None:
+def _scan(source: Source, tail: Tail, claims: Sequence[Checkpoint], seams: Seams) -> None:
     """Fill the tail of the last segment, all of whose bytes count as torn so far."""
     number, size = tail.segment, tail.cut_bytes
-    if size <= segment.HEADER.size and not _has_header(source):
-        return  # torn while the segment was created: it never held a record
-    header = read_segment_header(source)
-    _require_place(folder, number, header, tail.chain, seams)
-    _require_epoch(source, number, is_later=header.epoch > seams.epoch)
-    tail.epoch = header.epoch
+    try:
+        tail.epoch = read_segment_header(source).epoch  # a segment is begun with its whole header, or not at all
+    except FormatError as error:
+        raise IntegrityError(f"segment {number}: {error}", hint=error.hint() or _REMEDY) from error
+    before, least = seams.epoch, seams.epoch + seams.unread
+    seams.compare_begin(source, number)
     sealed = _whole_footer(source, size)
     stop = sealed[1] if sealed else size
     doubt = _TailWalk(source, tail, claims).run(segment.HEADER.size, stop)
@@ -164,31 +163,21 @@ def _scan(folder: ArchiveFolder, source: Source, tail: Tail, claims: Sequence[Ch
         doubt.go_back(tail)
         behind = _groups_behind(source, tail.end, size, tail.chain.next_seq)
     tail.is_sealed = sealed is not None and tail.end == stop
+    if tail.is_sealed and sealed and sealed[0] != _footer(tail):
+        raise IntegrityError(f"the footer of segment {number} does not describe its records", hint=_HINT)
     tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
     tail.cut_records = len(behind)
-    if not tail.offsets and tail.epoch > seams.epoch:  # stopped before the epoch's first record: it never began
-        tail.epoch, tail.end, tail.cut_bytes = seams.epoch, 0, size
+    if not tail.offsets and tail.epoch > least:  # stopped before the epoch's first record: it never began
+        tail.epoch, tail.end, tail.cut_bytes = before, 0, size
     tail.is_room = bool(tail.cut_bytes) and not behind and is_zero(source, tail.end, size)
 
 
-def _require_place(
-    folder: ArchiveFolder, number: int, header: segment.SegmentHeader, chain: Chain, seams: Seams
-) -> None:
-    if (header.archive_id, header.log, header.number) != (folder.archive_id, 0, number):
-        raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
-    if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head) or header.epoch < seams.epoch:
-        raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
-
-
-def _require_epoch(source: Source, number: int, *, is_later: bool) -> None:
-    """Raise HistoryError unless the segment begins with a LOG_EPOCH where its epoch is later, and only there."""
-    try:
-        first = parse_header(source.read(segment.HEADER.size, HEADER.size))
-    except FormatError:
-        return  # torn before it held a record, or damaged: the walk decides
-    if (first.kind == Kind.LOG_EPOCH) != is_later:
-        what = "is of a later epoch that no record begins" if is_later else "begins an epoch that is not later"
-        raise HistoryError(f"segment {number} {what}", hint=FORK)
+def _footer(tail: Tail) -> segment.Footer | None:
+    """The footer that belongs behind the records of the last segment; None for a segment without any."""
+    chain = tail.chain
+    if not tail.offsets:
+        return None
+    return segment.Footer(tuple(tail.offsets), chain.head, chain.tree.size, chain.tree.edge, chain.order.time_ms)
 
 
 def _groups_behind(source: Source, at: int, size: int, seq: int) -> list[int]:
@@ -207,14 +196,6 @@ def _whole_footer(source: Source, size: int) -> tuple[segment.Footer, int] | Non
         return read_footer(source, size)
     except FormatError:
         return None
-
-
-def _has_header(source: Source) -> bool:
-    try:
-        read_segment_header(source)
-    except FormatError:
-        return False
-    return True
 
 
 @dataclass(slots=True)
@@ -273,10 +254,10 @@ class _TailWalk:
             try:
                 raw, header, tag, end = read_record(self._source, at, stop)
             except FormatError:
+                if at + HEADER.size <= stop and is_of_another_version(self._source.read(at, HEADER.size)):
+                    raise
                 break
-            is_inside = header.kind == Kind.LOG_EPOCH and at > segment.HEADER.size
-            if is_inside or chain.complaint(header) is not None:
-                break
+            self._require_rules(at, header)
             if self._doubt is not None and header.group > self._doubt.group:
                 self._doubt.accept(tail)
                 self._doubt = None
@@ -296,6 +277,16 @@ class _TailWalk:
         if chain.order.group != CLOSED or at < stop:
             self._leave_open_group()
         return self._doubt
+
+    def _require_rules(self, at: int, header: RecordHeader) -> None:
+        """Raise HistoryError for a whole record that cannot stand here: no torn write leaves that, so it is not cut."""
+        what = self._tail.chain.complaint(header)
+        if what is None and header.kind == Kind.LOG_EPOCH and at > segment.HEADER.size:
+            what = f"record {header.seq} begins an epoch of the log inside a segment"
+        if what is not None:
+            raise HistoryError(
+                f"segment {self._tail.segment} is no log of this archive at offset {at}: {what}", hint=FORK
+            )
 
     def _leave_open_group(self) -> None:
         """Go back to the end of the last group that is whole. What is in doubt behind it was never acknowledged."""
@@ -323,7 +314,8 @@ def _complaint(source: Source, at: int, header: RecordHeader) -> str | None:
 
 
 def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = SYSTEM) -> None:
-    """Copy what follows the last whole group to lost+found, then truncate; durable on return, in that order.
+    """Copy what follows the last whole group to lost+found, then truncate; durable on return, in that order. A segment
+    of which nothing is left stays until the caller begins it anew: it has its whole header at every moment.
 
     If it holds records, a finding for an administrator is made in between: they were most likely never acknowledged,
     but a disk that damaged the last group after its sync leaves the same picture. Damaged records that stay become
@@ -335,6 +327,8 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         return
     if not tail.is_room:
         _keep(folder, tail, now_ms, calls)
+    if not tail.end:
+        return
     file_end = folder.segment_files.end_of(tail.segment, calls)
     try:
         file_end.truncate(tail.end)

@@ -7,10 +7,12 @@ It holds nothing secret: the id, the origin, and the public key that signed chec
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from coffer.archive.store.folder_segments import FolderSegments
 from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import SegmentStore
+from coffer.keys.crypto import signing
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import make_folder, resync, write_new
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -19,6 +21,10 @@ from coffer.keys.errors import ConfigError, FormatError, IntegrityError, NotFoun
 FORMAT_VERSION = 3
 _NAME = "archive.json"
 _LONGEST = 4 << 10
+REPLACE: Final = (
+    f"put {_NAME} back from any copy of this archive, a backup or replica of whatever age: it never changes. "
+    "Without a copy: docs/integrity.md, archive.json is missing"
+)
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
 
 
@@ -108,17 +114,16 @@ class ArchiveFolder:
 
     @staticmethod
     def prepare(path: Path) -> None:
-        """Make the empty folders, durable on return. Raises ConfigError if an archive exists there already."""
+        """Make the empty folders, durable on return. Raises ConfigError if an archive exists there already,
+        NotFoundError if it is one without its archive.json."""
         opening.distrust(path)
         if opening.exists(path / _NAME):
             raise ConfigError(f"{path} already holds an archive", hint="open it, or choose another folder")
         make_folder(path)
         for part in _PARTS:
             make_folder(path / part)
-        if opening.names(path / "segments"):
-            raise ConfigError(
-                f"{path} holds segments, and {_NAME} is missing", hint=f"take {_NAME} from a backup: it never changes"
-            )
+        if has_segments(path):
+            raise ArchiveFolder.missing(path)
 
     def complete(self, calls: Syscalls = SYSTEM, *, but: str = "") -> None:
         """Make the folders that a copy may have left out because they were empty, and make durable what an interrupted
@@ -153,6 +158,14 @@ class ArchiveFolder:
         """What is wrong with an archive.json that can be parsed, or None: it must be canonical, byte for byte."""
         return None if opening.read(self.path / _NAME, _LONGEST) == self._serialize() else f"{_NAME} was altered"
 
+    @staticmethod
+    def missing(path: Path) -> NotFoundError:
+        """The error for a folder without archive.json. Where there are segments it offers no new archive: that would
+        take the place of the old one."""
+        if has_segments(path):
+            return NotFoundError(f"{path} holds an archive, and its {_NAME} is missing", hint=REPLACE)
+        return NotFoundError(f"{path} holds no archive", hint="create one with: coffer init")
+
     @classmethod
     def open(cls, path: Path) -> "ArchiveFolder":
         """The archive in `path`. Raises NotFoundError if there is none, FormatError if archive.json cannot be parsed,
@@ -162,15 +175,29 @@ class ArchiveFolder:
             fields = json.loads(opening.read(path / _NAME, _LONGEST))
             version, archive_id = fields["format"], bytes.fromhex(fields["archive_id"])
             opened = cls(path, archive_id, str(fields["origin"]), str(fields["vkey"]))
+            signing.require_vkey(opened.vkey)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"{path} holds no archive", hint="create one with: coffer init") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup") from error
+            raise cls.missing(path) from error
+        except PermissionError as error:
+            raise ConfigError(
+                f"{path / _NAME} cannot be opened: {error.strerror}",
+                hint="run the command as the account that runs Coffer, or let this one read the folder",
+            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
+            raise FormatError(f"{path / _NAME} is damaged", hint=REPLACE) from error
         if type(version) is not int or version != FORMAT_VERSION or len(archive_id) != 16:
             raise FormatError(
                 f"{path} has archive format {version!r:.40}, and this Coffer has format {FORMAT_VERSION}",
                 hint="open it with the Coffer that made it: its coffer get writes files that coffer put takes here",
             )
         if not (opened.origin.isprintable() and opened.vkey.isprintable()):
-            raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup")
+            raise FormatError(f"{path / _NAME} is damaged", hint=REPLACE)
         return opened
+
+
+def has_segments(path: Path) -> bool:
+    """Whether a folder holds a log, and so an archive that may have lost its archive.json."""
+    try:
+        return bool(opening.names(path / "segments"))
+    except (OSError, IntegrityError):
+        return False

@@ -36,8 +36,14 @@ class SegmentFiles:
         return list(self.sizes())
 
     def sizes(self) -> dict[int, int]:
-        """The numbers of the segments, in order, and the size of each in bytes, 0 where it is no regular file."""
-        found = opening.sizes(self.folder).items()
+        """The numbers of the segments, in order, and the size of each in bytes, 0 where it is no regular file.
+
+        None where the folder is missing: what was signed shows that they are gone, and says how many.
+        """
+        try:
+            found = opening.sizes(self.folder).items()
+        except FileNotFoundError:
+            return {}
         return dict(sorted((int(name[:8]), size) for name, size in found if _NAME.fullmatch(name)))
 
     def path(self, number: int) -> Path:

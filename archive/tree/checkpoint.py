@@ -6,6 +6,8 @@ records signed it (`archive.tree.key_history`). `keys.crypto.signing` makes and 
 
 import base64
 import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +15,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.key_history import KeyHistory, read_key_history
 from coffer.keys.crypto.signing import body_of
 from coffer.keys.disk import opening
+from coffer.keys.disk.reading import unreadable
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
 _REMEDY: Final = "put the newest copy back; coffer recover show lists the remedies"
@@ -56,12 +59,14 @@ def read_note(folder: ArchiveFolder) -> bytes:
     """The bytes of the latest checkpoint's note, unverified.
 
     Raises HistoryError if it is missing, because the first one is signed before an archive holds any record;
-    IntegrityError if it is a link, not a file, or larger than any note.
+    IntegrityError if it is a link, not a file, or larger than any note; UnreadableError.
     """
     try:
         return opening.read(folder.checkpoint, LONGEST_NOTE)
     except FileNotFoundError as error:
         raise HistoryError("checkpoints/latest is missing", hint=_REMEDY) from error
+    except OSError as error:
+        raise unreadable("checkpoints/latest", error) from error
 
 
 def latest_note(folder: ArchiveFolder) -> bytes:
@@ -77,7 +82,19 @@ def read_checkpoint(folder: ArchiveFolder) -> Checkpoint:
 
     Raises HistoryError if it is missing, IntegrityError if it is damaged or not signed by this archive's key.
     """
-    return open_checkpoint(read_note(folder), folder)
+    with named("checkpoints/latest"):
+        return open_checkpoint(read_note(folder), folder)
+
+
+@contextmanager
+def named(file: str) -> Iterator[None]:
+    """Name the file, and the remedies, in an IntegrityError from the block that names neither."""
+    try:
+        yield
+    except IntegrityError as error:
+        if error.hint():
+            raise
+        raise type(error)(f"{file}: {error}", hint=_REMEDY) from error
 
 
 def open_checkpoint(note: bytes, folder: ArchiveFolder) -> Checkpoint:

@@ -9,16 +9,25 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
 from coffer.archive.format.merkle import EMPTY_ROOT, Frontier
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, read_note
+from coffer.archive.tree.checkpoint import (
+    Checkpoint,
+    named,
+    open_checkpoint,
+    parse_checkpoint,
+    read_checkpoint,
+    read_note,
+)
 from coffer.archive.tree.leaves import Leaves
 from coffer.keys.disk import opening
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.durable import install, replace, resync, stage
+from coffer.keys.disk.reading import unreadable
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 
@@ -87,14 +96,14 @@ def last_checkpoint(folder: ArchiveFolder) -> Checkpoint:
     because the first one is signed before an archive holds any record."""
     last = last_entry(folder)
     if last is None:
-        raise HistoryError("the history of checkpoints is missing", hint=_REMEDY)
+        raise HistoryError("checkpoints/history is missing, or holds no checkpoint", hint=_REMEDY)
     return last.checkpoint
 
 
 def last_entry(folder: ArchiveFolder) -> HistoryEntry | None:
     """The newest entry, read from the end of the file, its signature verified; None if there is none.
 
-    Raises IntegrityError if it is damaged or not signed by this archive's key.
+    Raises IntegrityError if it is damaged or not signed by this archive's key, UnreadableError.
     """
     try:
         with opening.opened(folder.checkpoint_history) as file:
@@ -103,11 +112,14 @@ def last_entry(folder: ArchiveFolder) -> HistoryEntry | None:
             tail = file.read()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise unreadable("checkpoints/history", error) from error
     start = 0 if size <= _TAIL_BYTES else tail.find(b"\n" + folder.origin.encode() + b"\n") + 1
     found = list(split([tail[start:]]))
     if not found:
         return None
-    open_checkpoint(found[-1].note, folder)
+    with named("checkpoints/history"):
+        open_checkpoint(found[-1].note, folder)
     return found[-1]
 
 
@@ -188,9 +200,10 @@ def _set_latest(folder: ArchiveFolder, note: bytes, remember: Callable[[bytes], 
 def settle_history(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     """Make durable what an earlier or failed append left at the end of the history; later reads come from the device.
 
-    Raises UnavailableError.
+    Raises UnavailableError, IntegrityError if it is not a file.
     """
     if opening.exists(folder.checkpoint_history):
+        opening.size(folder.checkpoint_history)  # it raises for a link or a folder, which is no fault of the volume
         resync(folder.checkpoint_history, calls=calls)
 
 
@@ -215,6 +228,47 @@ def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = SYSTEM) -> Non
     if kept != data:
         replace(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
         replace(folder.checkpoint_history, kept, calls=calls)
+
+
+def restore_history(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls = SYSTEM) -> bool:
+    """Take the history from a copy if there is none here, or it is damaged anywhere, up to the latest checkpoint here.
+
+    Only entries that this archive signed and that are true of the log here are taken; a damaged file goes to
+    lost+found. Durable on return; False if nothing was changed: the history is whole, `latest` is not, or the copy has
+    no entry to give.
+    """
+    if _is_readable(folder):
+        return False
+    taken = b""
+    try:
+        note, signed = read_note(folder), read_checkpoint(folder)
+        leaves, tree = Leaves(folder), Frontier()
+        for checkpoint, theirs in read_entries(copy):
+            if tree.size <= checkpoint.size < signed.size:
+                leaves.grow(tree, checkpoint.size)
+                open_checkpoint(theirs, folder)
+                taken += theirs if tree.root() == checkpoint.root else b""
+    except (IntegrityError, OSError):
+        return False
+    if not taken and signed.size:
+        return False
+    with suppress(FileNotFoundError):
+        data = opening.read(folder.checkpoint_history, _LONGEST_IN_RECOVERY)
+        replace(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
+    replace(folder.checkpoint_history, taken + note, calls=calls)
+    return True
+
+
+def _is_readable(folder: ArchiveFolder) -> bool:
+    """Whether there are entries, and this archive signed each."""
+    has_entries = False
+    try:
+        for entry in read_entries(folder):
+            open_checkpoint(entry.note, folder)
+            has_entries = True
+    except IntegrityError:
+        return False
+    return has_entries
 
 
 def _require_newer(old: Checkpoint, new: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final, Protocol, Self
 
 from coffer.archive.format.group import GroupEnd
-from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.folder import REPLACE, ArchiveFolder
 from coffer.keys.crypto.signing import CheckpointSigner, body_of, has_line, is_signed_by, verify_note
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import replace
@@ -173,13 +173,18 @@ def read_key_history(folder: ArchiveFolder) -> KeyHistory:
         data = b""
     found = _followed(folder.vkey, data)
     if found.origin != folder.origin:
-        raise IntegrityError("the verifier key belongs to another name")
+        raise IntegrityError(f"{folder.path}/archive.json: the verifier key belongs to another name", hint=REPLACE)
     return found
 
 
 @lru_cache(maxsize=64)
 def _followed(vkey: str, data: bytes) -> KeyHistory:
-    found = KeyHistory.of(vkey, split(data))
+    try:
+        found = KeyHistory.of(vkey, split(data))
+    except IntegrityError as error:
+        if error.hint():
+            raise
+        raise type(error)(f"checkpoints/endorsements: {error}", hint=_HINT) from error
     if found.vkeys[0] != vkey:
         raise IntegrityError("the endorsements of the signing keys do not begin with that of archive.json", hint=_HINT)
     return found

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coffer.archive.format.chain import Chain
+from coffer.archive.format.epoch import complaint
+from coffer.archive.format.order import UNKNOWN
 from coffer.archive.format.record import Kind
+from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.report import Finding, Report
 
 MISPLACED = "the segment header belongs to another place or archive"
-EPOCHS = "the segment contradicts the one before about the epoch of the log or the time"
+TIMES = "the segment's first record is not later than the one before it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class JoinedLog:
     claims: list[Claim]
     is_whole: bool = True
     epoch: int | None = None  # of the segment before, 0 before the first; None if it is not known
+    mark: Mark | None = None  # that outside the folder, if the archive must have come as far
     unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
     waiting: dict[bytes, int] = field(default_factory=dict)  # key id: the number of records that only it opens
     shredded: set[bytes] = field(default_factory=set)
@@ -54,6 +58,7 @@ class JoinedLog:
             if fits:
                 yield from self.compare(report.number)
         yield from self._footer(report)
+        yield from self._marked(report)
         for key_id, seqs in report.unopened.items():
             self.unopened.setdefault(key_id, (report.number, seqs[0]))
             self.waiting[key_id] = self.waiting.get(key_id, 0) + len(seqs)
@@ -61,17 +66,28 @@ class JoinedLog:
         self.superseded |= report.superseded
 
     def _epoch(self, report: Report) -> Iterator[Finding]:
-        """A new epoch begins with the record that says so and may go back in time; otherwise time goes on."""
-        if report.header is None:
-            self.epoch = None
+        """A new epoch begins with the record that says so and may go back in time; otherwise time goes on. What the
+        records say counts, whatever the header says."""
+        header, before = report.header, self.epoch
+        kind, time_ms = report.begins or (None, UNKNOWN)
+        if before is None or (header is None and kind is None):
+            self.epoch = None if header is None else header.epoch
+        elif header is None or (what := complaint(before, header.epoch, kind)) is None:
+            self.epoch = before + (kind == Kind.LOG_EPOCH) if header is None else header.epoch
+        else:
+            self.epoch = before + (kind == Kind.LOG_EPOCH)
+            yield Finding(report.number, 0, None, f"the segment {what}")
+        if kind not in {None, Kind.LOG_EPOCH} and time_ms <= self.chain.order.time_ms:
+            yield Finding(report.number, 0, None, TIMES)
+
+    def _marked(self, report: Report) -> Iterator[Finding]:
+        """Compare the epoch where the mark's last record lies with the one that the mark names."""
+        mark, header = self.mark, report.header
+        if mark is None or header is None or self.epoch is None:
             return
-        before, self.epoch = self.epoch, report.header.epoch
-        if report.begins is None or before is None:
-            return
-        kind, time_ms = report.begins
-        is_new = kind == Kind.LOG_EPOCH
-        if is_new != (self.epoch > before) or self.epoch < before or not (is_new or time_ms > self.chain.order.time_ms):
-            yield Finding(report.number, 0, None, EPOCHS)
+        if header.first_seq < mark.size <= self.chain.next_seq and mark.epoch != self.epoch:
+            what = f"the mark outside the folder names epoch {mark.epoch} of the log here, and it is {self.epoch}"
+            yield Finding(report.number, 0, mark.size - 1, what)
 
     def _footer(self, report: Report) -> Iterator[Finding]:
         footer, chain = report.footer, self.chain

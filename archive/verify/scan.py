@@ -13,7 +13,15 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from coffer.archive.format import headers, segment
-from coffer.archive.format.chain import Chain, find_record, is_zero, read_footer, read_record, read_segment_header
+from coffer.archive.format.chain import (
+    Chain,
+    find_record,
+    is_zero,
+    read_epoch,
+    read_footer,
+    read_record,
+    read_segment_header,
+)
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.order import UNKNOWN, Order
@@ -185,6 +193,7 @@ class _Scan:
             if was_read:
                 counts.bytes += int.from_bytes(raw[44:52], "big")
                 self._open(offset, raw)
+        self._begin(at, batch.raws[0])
         self._take(batch.raws, leaves, [closing[8:72] for closing in batch.trailers])
         self._offsets.extend(batch.offsets)
         return batch.end, 0
@@ -224,15 +233,33 @@ class _Scan:
             self._next_seq, self._head = header.seq, header.prev_leaf
         if self._task.level >= VerifyLevel.BODIES and self._is_wanted(header.seq, at):
             self._body(at, raw, header)
+        self._begin(at, raw)
         self._take([raw], [leaf_hash(raw)], [tag])
         self._offsets.append(at)
         return end
 
+    def _begin(self, at: int, raw: bytes) -> None:
+        """Keep what the first record says of the epoch, which its segment's header must say too."""
+        if at != segment.HEADER.size:
+            return
+        first, header = parse_header(raw), self.report.header
+        self.report.begins = first.kind, first.time_ms
+        if first.kind != Kind.LOG_EPOCH:
+            return
+        try:
+            stated = read_epoch(self._source, first)
+        except (FormatError, UnreadableError) as error:
+            found = Finding(self._task.number, at + HEADER.size, first.seq, str(error))
+            if found not in self.report.findings:  # the check of all bodies may have been before
+                self._found(found.offset, found.seq, found.what)
+            return
+        if header is not None and stated != header.epoch:
+            what = f"the record begins epoch {stated} of the log, and its segment's header names {header.epoch}"
+            self._found(at, first.seq, what)
+
     def _take(self, raws: list[bytes], leaves: list[bytes], tags: list[bytes]) -> None:
         """Add valid records to the runs; a run ends at each cut, so that the tree is known there."""
         assert self._next_seq is not None
-        if not self._offsets:
-            self.report.begins = int.from_bytes(raws[0][6:8], "big"), int.from_bytes(raws[0][16:24], "big")
         self._order.follow(raws[-1], tags[-1])
         self._remember_tag(raws, leaves, tags)
         first, last = self._next_seq, self._next_seq + len(raws)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from coffer.archive.format.chain import Chain, read_segment_header
+from coffer.archive.format import segment
+from coffer.archive.format.chain import Chain, read_first_header
 from coffer.archive.format.merkle import Frontier
 from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
@@ -30,7 +31,8 @@ _LONGEST = 64 << 20  # a line for each segment
 
 @dataclass(slots=True)
 class ScrubPosition:
-    """The scrub's position: the segment, the byte offset up to which its bodies are read, the chain before it.
+    """The scrub's position: the segment, the byte offset up to which its bodies are read, the chain before it and the
+    epoch of the log there (None: not known).
 
     `verified` is, for each segment, when it was last read to its end (ms since 1970 UTC).
     """
@@ -41,6 +43,7 @@ class ScrubPosition:
     head: bytes = b""
     edge: tuple[bytes, ...] = ()
     is_whole: bool = True
+    epoch: int | None = 0
     passes: int = 0
     verified: dict[int, int] = field(default_factory=dict)
 
@@ -48,7 +51,8 @@ class ScrubPosition:
         """Checksummed JSON in canonical form."""
         values = {
             "segment": self.segment, "offset": self.offset, "size": self.size, "head": self.head.hex(),
-            "edge": [node.hex() for node in self.edge], "is_whole": self.is_whole, "passes": self.passes,
+            "edge": [node.hex() for node in self.edge], "is_whole": self.is_whole, "epoch": self.epoch,
+            "passes": self.passes,
             "verified": {str(n): ms for n, ms in sorted(self.verified.items())},
         }  # fmt: skip
         return checksummed_json.serialize(values)
@@ -60,10 +64,11 @@ def parse_position(data: bytes) -> ScrubPosition:
         values = checksummed_json.parse(data)
         position = ScrubPosition(
             int(values["segment"]), int(values["offset"]), int(values["size"]), bytes.fromhex(values["head"]),
-            tuple(bytes.fromhex(node) for node in values["edge"]), bool(values["is_whole"]), int(values["passes"]),
+            tuple(bytes.fromhex(node) for node in values["edge"]), bool(values["is_whole"]),
+            None if values["epoch"] is None else int(values["epoch"]), int(values["passes"]),
             {int(n): int(ms) for n, ms in values["verified"].items()},
         )  # fmt: skip
-        if position.segment < 1 or min(position.offset, position.size, position.passes) < 0:
+        if position.segment < 1 or min(position.offset, position.size, position.passes, position.epoch or 0) < 0:
             raise FormatError("the scrub's position is outside any log")
         if len(position.head) not in {0, 32}:
             raise FormatError("the scrub's position is outside any log")
@@ -136,7 +141,9 @@ class Scrub:
             self._found(found, missing(position.segment, number - 1))
         claims = self._claims(found)
         report = scan(self._task(number, claims, is_last=is_last), None, self._progressed, self._on_finding)
-        joined = JoinedLog(self._chain(), claims, position.is_whole)
+        joined = JoinedLog(
+            self._chain(), claims, position.is_whole, position.epoch if number == position.segment else None
+        )
         for finding in joined.add(report):
             self._found(found, finding)
         for finding in joined.finish(number) if is_last else ():
@@ -153,7 +160,7 @@ class Scrub:
 
     def _move_on(self, number: int, joined: JoinedLog) -> None:
         position, chain = self.position, joined.chain
-        position.size, position.head = chain.next_seq, chain.head
+        position.size, position.head, position.epoch = chain.next_seq, chain.head, joined.epoch
         position.is_whole = joined.is_whole and chain.next_seq == chain.tree.size
         position.edge = chain.tree.edge if position.is_whole else ()
         position.verified[number] = self._now_ms()
@@ -165,9 +172,10 @@ class Scrub:
         replace(self._path, self.position.serialize(), calls=self._calls)
 
     def oldest_ms(self) -> int | None:
-        """When the segment that has waited longest was last read, or created if it never was; None for an empty log."""
-        times = [self.position.verified.get(n) or self._created_ms(n) for n in segment_numbers(self._segments)]
-        return min(times, default=None)
+        """When the segment that has waited longest was last read, or its first record written if it never was; None for
+        a log without records."""
+        found = [self.position.verified.get(n) or self._begun_ms(n) for n in segment_numbers(self._segments)]
+        return min((ms for ms in found if ms is not None), default=None)
 
     def _task(self, number: int, claims: Sequence[Claim], *, is_last: bool) -> Task:
         make = partial(Task.of, self._folder, number)
@@ -215,9 +223,13 @@ class Scrub:
         kept = {n: ms for n, ms in self.position.verified.items() if n in numbers}
         self.position = ScrubPosition(passes=self.position.passes + 1, verified=kept)
 
-    def _created_ms(self, number: int) -> int:
+    def _begun_ms(self, number: int) -> int | None:
+        """The time of a segment's first record; None for a segment without any, 0 if that cannot be read."""
         try:
             with self._segments.open(LOG, number) as source:
-                return read_segment_header(source).created_ms
+                if source.size == segment.HEADER.size:
+                    return None
+                first = read_first_header(source)
         except (IntegrityError, NotFoundError, UnreadableError):
             return 0
+        return first.time_ms if first is not None else 0

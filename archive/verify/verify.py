@@ -22,6 +22,7 @@ from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, endorsed_checkpoints, read_checkpoint
 from coffer.archive.tree.checkpoint_history import last_checkpoint
 from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.join import Claim, JoinedLog
 from coffer.archive.verify.report import (
     Comparison,
@@ -101,13 +102,13 @@ class Verifier:
         *,
         open_records: OpenRecords | None = None,
         remembered: Checkpoint | None = None,
-        outside: Checkpoint | None = None,
+        outside: Mark | None = None,
         comparison: Comparison | None = None,
         replacements: Mapping[int, SealedSegment] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available, `outside`
-        the one that the mark outside the folder names, if the archive must have come as far. `progress` is called with
+        the mark outside the folder, if the archive must have come as far. `progress` is called with
         numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`, and gives what that
         returns to `comparison`, unless only a share of the bodies is read.
 
@@ -142,7 +143,7 @@ class Verifier:
             yield missing(first, last)
         chain, begin = self._start(numbers)
         self.summary.first_record = chain.next_seq
-        joined = JoinedLog(chain, claims, epoch=0 if numbers[begin : begin + 1] == [1] else None)
+        joined = JoinedLog(chain, claims, epoch=0 if numbers[begin : begin + 1] == [1] else None, mark=self._outside)
         yield from joined.compare(numbers[begin] if numbers else 0)
         for number in numbers[:begin]:
             self._progress(sizes.get(number, 0))
@@ -207,7 +208,7 @@ class Verifier:
             (newest, "the endorsement of a signing key"),
             (last, "a signed checkpoint of the history"),
             (self._remembered, "the checkpoint that the keyring remembers"),
-            (self._outside, "the mark outside the folder"),
+            (None if self._outside is None else self._outside.checkpoint, "the mark outside the folder"),
             (since if isinstance(since, Checkpoint) else None, "the given checkpoint"),
         ):
             if checkpoint is not None and not any(

@@ -41,6 +41,10 @@ def must(condition, what):
         raise ValueError(what)
 
 
+def is_header(head):  # of a record
+    return head[:6] == b"CFRC\0\2" and head[156:] == struct.pack(">I", zlib.crc32(head[:156]))
+
+
 def add(a, b):  # points of edwards25519 as (X, Y, Z, T), RFC 8032 5.1.4
     m, n = (a[1] - a[0]) * (b[1] - b[0]) % P, (a[1] + a[0]) * (b[1] + b[0]) % P
     o, r = 2 * a[3] * b[3] * D % P, 2 * a[2] * b[2] % P
@@ -197,19 +201,15 @@ class Archive:
         with path.open("rb") as file:
             stop = file.seek(0, 2)
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if stop else b""
-        head, offsets, footer = data[:96], None, b""
-        if self.head is None:  # behind damage
-            self.seq, self.head = number(head[32:40]), head[40:72]
-        place, epoch = (self.id, int(path.stem), self.seq, self.head), number(head[84:92])
-        wanted = struct.pack(">4sHH16sQQ32s8sIQ", b"CFSG", 2, 0, *place, head[72:80], 0, epoch)
-        self.begins, self.group = epoch > self.epoch, b""
-        if head[:92] != wanted or number(head[92:]) != zlib.crc32(wanted) or epoch < self.epoch:
-            if is_last and stop <= 96:
-                return  # torn while it was made: it never held a record
-            self.say(path.name, "the segment header is damaged, or does not belong behind the one before")
-            self.begins, epoch = number(data[102:104]) == LOG_EPOCH, self.epoch
-        self.epoch, length = epoch, number(data[-44:-36]) if data[-4:] == b"CFSX" else 0
-        if 108 <= length <= stop - 96:
+        head, offsets = data[:88], None
+        self.seq, self.head = (number(head[32:40]), head[40:72]) if self.head is None else (self.seq, self.head)
+        place, is_begun = (self.id, int(path.stem), self.seq, self.head), is_header(data[88:248])
+        self.begins, self.group = is_begun and number(data[94:96]) == LOG_EPOCH, b""
+        self.epoch += self.begins  # without a record yet, the next one may be about to begin
+        heads = [struct.pack(">4sHH16sQQ32sIQ", b"CFSG", 3, 0, *place, 0, self.epoch + n) for n in range(2 - is_begun)]
+        if head not in [each + struct.pack(">I", zlib.crc32(each)) for each in heads]:
+            self.say(path.name, "its header is damaged, or does not belong behind the segment and the records before")
+        if data[-4:] == b"CFSX" and 108 <= (length := number(data[-44:-36])) <= stop - 88:
             footer = data[stop - length :]
             edges, records = number(footer[6:8]), number(footer[8:16])
             if sha256(footer[:-44]) == footer[-36:-4] and length == 108 + 32 * edges + 8 * records:
@@ -220,23 +220,22 @@ class Archive:
         if offsets is not None:
             roots = [footer[64 + 32 * i : 96 + 32 * i] for i in range(edges)]
             state = footer[16:48], number(footer[48:56]), number(footer[56:64]), roots
-            is_wrong = self.edge is not None and state != (self.head, self.seq, self.time, self.edge)
-            if (footer[:6], list(offsets)) != (b"CFSF\0\2", starts) or not starts or self.group or is_wrong:
+            is_right = self.edge is None or state == (self.head, self.seq, self.time, self.edge)
+            if (footer[:6], list(offsets), is_right) != (b"CFSF\0\3", starts, True) or not starts or self.group:
                 self.say(path.name, "the footer does not describe this segment's records")
             self.head, self.seq, self.time, self.edge = state
 
     def records(self, path, data, stop, offsets, is_open):
-        at, starts = 96, []
+        at, starts = 88, []
         while at < stop and not (is_open and not data[at] and not data[at:stop].strip(b"\0")):  # zeros are room
             head = data[at : at + 160]
             body_end = at + 160 + number(head[44:52])
             end, tag = (body_end + 87) // 8 * 8, data[body_end + 8 : body_end + 72]
             crc = zlib.crc32(head[44:52] + tag)
             closing = struct.pack(f">8s64sI4s{end - body_end - 80}x", head[44:52], tag, crc, b"CFRE")
-            is_header = head[:6] == b"CFRC\0\2" and head[156:] == struct.pack(">I", zlib.crc32(head[:156]))
-            is_body = hashlib.sha256(memoryview(data)[at + 160 : body_end]).digest() == head[84:116]
-            checks = (is_header, LOST), (end <= stop and data[body_end:end] == closing, CUT), (is_body, BODY)
-            problem = next((what for holds, what in (*checks, *self.order(head, at == 96)) if not holds), None)
+            body, is_end = memoryview(data)[at + 160 : body_end], end <= stop and data[body_end:end] == closing
+            checks = (is_header(head), LOST), (is_end, CUT), (hashlib.sha256(body).digest() == head[84:116], BODY)
+            problem = next((what for holds, what in (*checks, *self.order(head, at == 88, body)) if not holds), None)
             if problem in (LOST, CUT, BODY) and is_open and self.is_torn(data, at):
                 self.torn = stop - at
                 break
@@ -252,10 +251,11 @@ class Archive:
                 at = end
         return starts
 
-    def order(self, head, is_first):
+    def order(self, head, is_first, body):
         """What the records before this one say of it: whether it is so, and what is wrong if not."""
         kind, begins = number(head[6:8]), self.begins and is_first
-        is_epoch = kind == LOG_EPOCH and not any(head[24:40]) and head[52:84] == head[84:116]
+        told = b'{"code":"log.epoch_begun","epoch":%d,' % self.epoch
+        is_epoch = not any(head[24:40]) and head[52:84] == head[84:116] and body[: len(told)] == told
         group = head[148:156] if self.group is None else self.group or head[8:16]
         yield (number(head[8:16]), head[116:148]) == (self.seq, self.head or head[116:148]), UNCHAINED
         yield is_epoch if begins else kind not in (LOG_EPOCH, REGISTER), "no such record can stand here"
@@ -265,8 +265,8 @@ class Archive:
     def is_torn(self, data, at):
         """Whether what begins here is the rest of a write that nobody was told of ("The end of the log")."""
         heads = (data[m.start() : m.start() + 160] for m in re.finditer(b"CFRC\0\2", data) if m.start() > at)
-        behind = [h for h in heads if len(h) == 160 and number(h[156:]) == zlib.crc32(h[:156])]
-        return self.seq >= max(self.claims, default=0) and all(number(h[148:156]) <= self.seq for h in behind)
+        behind = (number(head[148:156]) for head in heads if is_header(head))
+        return self.seq >= max(self.claims, default=0) and all(group <= self.seq for group in behind)
 
     def follow(self, path, head, tag):
         """Take a record into chain, group and tree, and hold the tree against what was signed of it."""

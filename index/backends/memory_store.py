@@ -5,13 +5,14 @@ Rule: it keeps the contract of `index.backends.row_store` except that nothing ou
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from coffer.index.backends.row_store import EPOCH_KEY, TABLES, Change, IndexRowStore, checked_epoch
+from coffer.index.backends.row_store import EPOCH_KEY, TABLES, Change, IndexRowStore, Moment, checked_epoch
 from coffer.keys.memory.secret import Secret
 
 __all__ = ["MemoryRowStore"]
@@ -41,6 +42,21 @@ class _Table:
         if value not in found:
             insort(found, value)
             self.count += 1
+
+
+class _Moment(Moment):
+    """A copy of all rows."""
+
+    def __init__(self, tables: dict[str, dict[bytes, list[bytes]]]) -> None:
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        found = self._tables[table].get(key)
+        return found[0] if found else None
+
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        for key, values in self._tables[table].items():
+            yield from ((key, value) for value in values)
 
 
 class MemoryRowStore(IndexRowStore):
@@ -126,6 +142,13 @@ class MemoryRowStore(IndexRowStore):
     def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:  # noqa: ARG002  nothing to read
         """Return None: the rows are the ones that were written."""
         return None
+
+    @contextlib.contextmanager
+    def moment(self) -> Iterator[Moment]:
+        """As `IndexRowStore.moment`: a copy."""
+        with self._lock:
+            found = {name: {key: list(table.values[key]) for key in table.keys} for name, table in self._tables.items()}
+        yield _Moment(found)
 
     def close(self) -> None:
         """Do nothing; see the class."""

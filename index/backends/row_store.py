@@ -6,16 +6,18 @@ all. It is disposable: what it loses is made again from the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from coffer.keys.errors import FencedError
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["EPOCH_KEY", "SUM_KEY", "TABLES", "Change", "IndexRowStore", "checked_epoch"]
+__all__ = ["EPOCH_KEY", "SUMS", "SUM_KEY", "TABLES", "Change", "IndexRowStore", "Moment", "checked_epoch"]
 
 TABLES: Final = ("meta", "uid", "study", "series", "instance")
+SUMS: Final = "sums"  # a store's own table, if it keeps sums of rows: nobody else writes it
 EPOCH_KEY: Final = b"epoch"  # rows of `meta` that belong to the store: nobody else writes them, and `clear` leaves them
 SUM_KEY: Final = b"sum"
 _EPOCH_BYTES: Final = 8
@@ -24,13 +26,25 @@ _EPOCH_BYTES: Final = 8
 Change: TypeAlias = tuple[str, bytes, bytes | None]
 
 
+class Moment(Protocol):
+    """The rows as of one write, unchecked. Used by one thread."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return the value under a key, or None. Not of `uid`."""
+
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every row of a table, in order of the keys."""
+
+
 class IndexRowStore(Protocol):
     """Five tables (`TABLES`) of keys and values, keys in the order of their bytes. Thread-safe: any number of readers
     beside one writer; readers in other processes see what was written when their call began, or later.
 
-    Every method raises UnavailableError if the store cannot answer now, IntegrityError for damage that it notices. A
-    read that raised may be repeated. A `write` or `clear` that raised UnavailableError may have been made or not, but
-    never in part: making it again, with the same epoch, is safe, because a change states the value and not a step.
+    Every method raises UnavailableError if the store cannot answer now, IntegrityError for damage that it notices.
+    After `authenticate`, a read raises IndexAlteredError instead of returning a row that is not the one that was
+    written, or leaving one out; `count` alone checks nothing. A read that raised may be repeated. A `write` or `clear`
+    that raised UnavailableError may have been made or not, but never in part: making it again, with the same epoch, is
+    safe, because a change states the value and not a step.
     A store may refuse every further write once one failed.
     """
 
@@ -72,8 +86,9 @@ class IndexRowStore(Protocol):
         meanwhile. A store that cannot promise this says so."""
 
     def authenticate(self, key: Secret, random: Callable[[int], bytes]) -> None:
-        """From now on, keep the sum of all rows under this key with every change, and check rows by it. Before, a store
-        outside of this process's memory may refuse to write."""
+        """From now on, keep the sums of all rows under this key with every change, and check rows by them before they
+        are returned. Raises IndexAlteredError if the sums are not the ones that were written. Before, a store outside
+        of this process's memory may refuse to write."""
 
     def copy(self, to: Path) -> None:
         """Write all rows to a new file, as a store that is closed leaves them, durable on return; nothing where that
@@ -82,6 +97,10 @@ class IndexRowStore(Protocol):
     def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:
         """Read every row and return what is wrong with them, or None; before `authenticate`, only accidents. Returns
         None, too, where `go_on` says False: the caller does not want to know any more."""
+
+    def moment(self) -> AbstractContextManager[Moment]:
+        """All rows as of one write, for as long as the block runs. Keep it as short as the work allows: what is removed
+        meanwhile still takes room."""
 
     def close(self) -> None:
         """Let go of the store. Every write was durable when `write` returned."""

@@ -77,7 +77,7 @@ def compile_key(tag: int, values: Values) -> MatchingKey:
         raise _refused(tag, "does not take a sequence", "send it with the VR of PS3.6")
     text = tuple(v for v in values if isinstance(v, str) and v)
     _check_size(tag, vr, text)
-    if not text or ((vr in WILDCARD_VRS or vr == "UI") and any(v.strip("*") == "" for v in text)):
+    if not text or any(v.strip("*") == "" for v in text):  # in any VR: workstations fill every empty field with a star
         return MatchingKey(tag, vr, universal=True)
     if vr in RANGE_VRS:
         return _range_key(tag, vr, text)
@@ -209,8 +209,16 @@ def _canonical_number(text: str) -> str | float:
     return text if math.isnan(number) else number  # text that is no number equals only the same text
 
 
+def _parts(vr: str, found: tuple[str | None, str | None] | None) -> tuple[tuple[str | None, str | None], ...]:
+    """The ranges that the bounds of a key stand for: none, one, or for a range of times over midnight two."""
+    if found is None:
+        return ()
+    low, high = found
+    return ((low, None), (None, high)) if vr == "TM" and low and high and low > high else (found,)
+
+
 def _range_key(tag: int, vr: str, text: tuple[str, ...]) -> MatchingKey:
-    limits = tuple(b for b in (bounds(vr, v) for v in text) if b is not None)
+    limits = tuple(part for v in text for part in _parts(vr, bounds(vr, v)))
     if any(low is None and high is None for low, high in limits):
         return MatchingKey(tag, vr, universal=True)
 

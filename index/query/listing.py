@@ -28,6 +28,12 @@ class PartListing:
         self._lookup = lookup
         self._parts = Parts(tables, catalogue, lookup, views)
 
+    def _begin(self) -> None:
+        """Begin to answer: everything that was accepted before is in the answer. Raises IndexAlteredError if the index
+        was found altered."""
+        self._catalogue.require_sound()
+        self.follow()
+
     @abstractmethod
     def follow(self) -> None:
         """Apply what was accepted, and hide what was shredded, until now."""
@@ -53,39 +59,39 @@ class PartListing:
 
     def parts(self, study_uid: str) -> list[Part]:
         """The parts of a study, oldest first; none for an unknown one, or for ""."""
-        self.follow()
+        self._begin()
         return self._parts.of_study(study_uid)
 
     def parts_of_patient(self, patient_id: str, issuer: str | None = None) -> list[Part]:
         """A patient's parts, including those in which nothing is served (`index.query.parts.Parts.of_patient`)."""
-        self.follow()
+        self._begin()
         self._catalogue.wait()
         return self._parts.of_patient(patient_id, issuer)
 
     def parts_of_instance(self, sop_instance: str) -> list[Part]:
         """The parts that have a version under a SOP Instance UID, including that of an object without a study."""
-        self.follow()
+        self._begin()
         return self._parts.of_instance(sop_instance)
 
     def all_parts(self) -> Iterator[Part]:
         """Every part, oldest first."""
-        self.follow()
+        self._begin()
         self._catalogue.wait()
         return self._parts.all()
 
     def without_study(self) -> Iterator[str]:
         """The SOP Instance UIDs of objects in no study, which no query shows, oldest first; a UID that several patients
         have is listed once for each."""
-        self.follow()
+        self._begin()
         self._catalogue.wait()
         return self._parts.without_study()
 
     def versions(self, sop_instance: str) -> list[StoredVersion]:
         """Every version under a SOP Instance UID, oldest first in each series of each study that has it."""
-        self.follow()
+        self._begin()
         return self._parts.versions(sop_instance)
 
     def served_without(self, going: Collection[PartId]) -> dict[PartId, int]:
         """How many instances each other part would serve in place of the versions of `going` if those were removed."""
-        self.follow()
+        self._begin()
         return self._parts.served_without(going)

@@ -73,7 +73,7 @@ class IndexSearch(PartListing):
     def query_in_steps(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values] | None]:
         """As `query`, but also yields None periodically while nothing matches or the searchable table is being
         filled, so that the caller can check for cancellation."""
-        self.follow()
+        self._begin()
         steps = Query(level, keys, model, self._tables, self._catalogue.table, self._views).run()
         return self._once_loaded(steps)
 
@@ -93,14 +93,14 @@ class IndexSearch(PartListing):
 
     def locate(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located]:
         """Yield the instances under exact unique keys, as `index.query.locate.Locator.locate` says."""
-        self.follow()
+        self._begin()
         if not any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
             self._catalogue.wait()
         return self._locator.locate(keys, issuer)
 
     def locate_in_steps(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located | None]:
         """As `locate`, but also yields None periodically while the searchable table is being filled."""
-        self.follow()
+        self._begin()
         located = self._locator.locate(keys, issuer)
         if any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
             return located
@@ -108,14 +108,14 @@ class IndexSearch(PartListing):
 
     def issuers_of(self, patient_id: str, studies: Sequence[str] = ()) -> set[str]:
         """The issuers ("": none) of the patients with this ID who have any of these studies, or any study at all."""
-        self.follow()
+        self._begin()
         if not studies:
             self._catalogue.wait()
         return self._locator.issuers_of(patient_id, studies)
 
     def stats(self) -> IndexStats:
         """Totals as they are now; waits for the searchable table."""
-        self.follow()
+        self._begin()
         self._catalogue.wait()
         for ref in self._catalogue.stale():
             if (row := self._lookup.study(ref)) is not None:

@@ -1,8 +1,7 @@
 """All parts of studies in memory: the searchable table and the totals, filled from the rows on disk.
 
-Rule: a view of `Tables`, never ahead of them, and of a writer's only once all its rows are those that were written. A
-thread of its own fills it, because opening the rows of a large archive takes a while; `index.tables.loading` prevents
-it from overwriting what is put meanwhile. It decides no match.
+Rule: a view of `Tables`, never ahead of them. A thread of its own fills it, because opening the rows of a large archive
+takes a while; `index.tables.loading` prevents it from overwriting what is put meanwhile. It decides no match.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from coffer.keys.errors import CofferError, UnavailableError
 
 __all__ = ["Catalogue"]
 
-_TOTALS: Final = 9
+_TOTALS: Final = 10
 _PAGE: Final = 200  # a writer waits for one page at most
 
 
@@ -73,7 +72,6 @@ class Catalogue:
                             self._count(1, row)
                             self._track(ref, row)
                     self.table.put(readable)
-            self._tables.require_whole(lambda: not loading.is_stopped)
             with self._tables.lock:
                 self.table.index()
                 loading.finish()
@@ -92,6 +90,10 @@ class Catalogue:
         """Raise the error that ended the filling, if one did: IntegrityError for a damaged row."""
         if self._loading.error is not None:
             raise self._loading.error
+
+    def distrust(self, error: CofferError) -> None:
+        """From now on raise `error` instead of answering: the rows are not those that were written."""
+        self._loading.finish(error)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is filled or stopped, at most `seconds`; False if it is neither. Raises the error that ended
@@ -130,6 +132,7 @@ class Catalogue:
             bool(row.attributes.differing),
             row.differing_series,
             0 if row.study_uid else row.instances,
+            row.versions > 0,
         )
         for i, number in enumerate(numbers):
             self._totals[i] += sign * number
@@ -153,7 +156,11 @@ class Catalogue:
         key is gone."""
         several = [(len(parts), StudyPatients(parts.values()).count) for parts in self._shared.values()]
         studies = self._totals[0] - sum(parts - patients for parts, patients in several)
-        return [studies, *self._totals[1:], sum(patients > 1 for _, patients in several), len(self._unreadable)]
+        return [studies, *self._totals[1:9], sum(patients > 1 for _, patients in several), len(self._unreadable)]
+
+    def held(self) -> tuple[int, int]:
+        """Versions of instances, served or not, and parts that have any."""
+        return self._totals[2] + self._totals[3], self._totals[9]
 
     def stale(self) -> list[Ref]:
         """The parts whose values must be merged again from their instances."""

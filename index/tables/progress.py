@@ -9,18 +9,28 @@ from __future__ import annotations
 from typing import Final
 
 from coffer.archive.format.entry import OWN_LOG, LogId, RecordId, Tip
-from coffer.index.backends.row_store import Change
+from coffer.index.backends.row_store import Change, Moment
 from coffer.index.tables.applied import AppliedLogs, Mark
 from coffer.index.tables.rows import SCHEMA, Version
 from coffer.index.tables.sealed_rows import Tables
 from coffer.index.tables.skipped import Run, Skipped
 from coffer.keys.errors import FormatError, IntegrityError
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "marks_in", "skipped_in"]
 
 _SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY, _RULES_KEY = b"schema", b"archive", b"applied", b"rules"
 _SKIPPED_KEY = b"skipped"
 _SCHEMA: Final = SCHEMA.to_bytes(4, "big")
+
+
+def marks_in(rows: Moment) -> dict[LogId, Mark]:
+    """Return how far each log is in the index, by log. Raises FormatError."""
+    return AppliedLogs.decode(rows.get("meta", _APPLIED_KEY) or b"").marks
+
+
+def skipped_in(rows: Moment) -> Skipped:
+    """Return the records whose objects the index lacks. Raises FormatError."""
+    return Skipped.decode(rows.get("meta", _SKIPPED_KEY) or b"")
 
 
 class Progress:
@@ -131,6 +141,10 @@ class Progress:
         """The records whose objects could not be read, as runs."""
         with self._tables.lock:
             return self._skipped.runs
+
+    def skipped_records(self) -> Skipped:
+        """As `skipped`, to look records up in."""
+        return Skipped(self.skipped)
 
     @property
     def skipped_objects(self) -> int:

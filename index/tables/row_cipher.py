@@ -58,7 +58,7 @@ class RowCipher:
         data = encode_row(row)
         plain = _LENGTH.pack(len(data)) + data
         plain += bytes(-len(plain) % _PAD)
-        return key_id + aead.seal(self._keyring.study(key_id).row, self._context + ref, plain, self._random(aead.SALT))
+        return key_id + aead.seal(self._keyring.study(key_id).row, self._context + ref, plain, self._random)
 
     def open(self, ref: Ref, stored: bytes, study: Callable[[bytes], StudyKey] | None = None) -> Row:
         """Unseal one stored value; `study` replaces the keyring's look-up of a key by its id.

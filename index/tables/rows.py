@@ -20,7 +20,7 @@ from coffer.keys.errors import FormatError
 
 __all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
 
-SCHEMA: Final = 4  # of the three rows together; with another number, rebuild
+SCHEMA: Final = 5  # of the three rows together; with another number, rebuild
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):

@@ -19,7 +19,7 @@ from coffer.index.tables.row_cache import RowCache
 from coffer.index.tables.row_cipher import INSTANCE, KIND_OF_LENGTH, PART, SERIES, STUDY, Ref, Row, RowCipher
 from coffer.index.tables.rows import InstanceRow, SeriesRow, StudyRow
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from coffer.keys.errors import CofferError, KeyUnavailableError, ShreddedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 
 __all__ = ["INSTANCE", "PART", "SERIES", "STUDY", "Ref", "Tables", "child", "number_of"]
@@ -343,16 +343,6 @@ class Tables:
             self._fresh = {}
         self._hidden.clear()  # an index that is filled again gives their numbers to other studies
         self._cache.clear()
-
-    def require_whole(self, go_on: Callable[[], bool]) -> None:
-        """Raise IntegrityError unless all rows are those that were written. Reads all of them, until `go_on` says
-        False; none of an index that is open for reading: its writer has, and `verify --level decrypt` does."""
-        what = None if self._is_readonly else self.store.complaint(go_on)
-        if what is not None:
-            raise IntegrityError(
-                f"the index was altered, by an accident or by somebody who writes the disk: {what}",
-                hint="keep a copy of the index folder, then run `coffer index rebuild`: the log holds everything",
-            )
 
     def drop(self, then: Callable[[], None]) -> None:
         """Remove everything, on disk and in memory, and call `then` before anything is written again.

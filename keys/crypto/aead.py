@@ -7,7 +7,8 @@
 A plaintext chunk is 16 384 bytes; the last is always shorter (maybe empty); each gains a 16-byte tag.
 Rule: a fresh random salt for every message gives a fresh AES key, so there is no nonce state anywhere; the commitment
 is checked before anything is decrypted, and no plaintext is released before its chunk's tag is verified.
-It does not choose salts (callers inject randomness) and knows nothing of what it seals.
+A salt depends on what is sealed as well as on the injected randomness (`keys.crypto.hedge`), so two messages never
+share one. It knows nothing of what it seals.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from coffer.keys.buffer import Buffer
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.errors import FormatError, InputError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
@@ -34,7 +37,9 @@ __all__ = [
     "TAG",
     "Opener",
     "Sealer",
+    "fresh_salt",
     "open_sealed",
+    "open_secret",
     "plain_length",
     "seal",
     "sealed_length",
@@ -84,12 +89,15 @@ def _schedule(key: Secret, context: bytes, salt: bytes) -> tuple[AESGCM, int, by
     """Return the message's cipher, its base nonce as a big-endian integer, and its 32-byte commitment."""
     if len(key) != 32 or len(salt) != SALT:
         raise InputError("sealing needs a 32-byte key and a 24-byte salt")
-    okm = HKDFExpand(algorithm=SHA512(), length=76, info=_LABEL + salt + context).derive(key.reveal())
-    return AESGCM(okm[:32]), int.from_bytes(okm[32:44], "big"), okm[44:]
+    expand, okm = HKDFExpand(algorithm=SHA512(), length=76, info=_LABEL + salt + context), bytearray(76)
+    key.use(lambda bytes_: expand.derive_into(bytes_, okm))
+    cipher = AESGCM(memoryview(okm)[:32])
+    okm[:32] = bytes(32)  # the cipher has its own copy, which OpenSSL overwrites when it is freed
+    return cipher, int.from_bytes(okm[32:44], "big"), bytes(okm[44:])
 
 
 class Sealer:
-    """Seals one message as a stream. Takes the 32-byte key, the context and a fresh random 24-byte salt.
+    """Seals one message as a stream. Takes the 32-byte key, the context and a 24-byte salt of `fresh_salt`.
 
     Write `header`, then the result of every `update()`, then that of `finish()`; or let `into()` write it all. Not
     thread-safe. A salt must never be used twice under one key and context.
@@ -223,6 +231,11 @@ class Opener:
         except InvalidTag:
             raise IntegrityError(f"sealed chunk {index} was altered: its tag does not verify") from None
 
+    def into(self, data: memoryview, out: memoryview) -> None:
+        """Open the whole message, whose sealed bytes without the header are `data`, into `out`. Raises
+        IntegrityError."""
+        self._run(0, data, out)
+
     def chunk_span(self, start: int, stop: int) -> tuple[int, int, int, int]:
         """Return (first chunk, last chunk, byte offset, byte length): the sealed bytes of plaintext [start, stop).
 
@@ -266,9 +279,22 @@ class Opener:
             index += 1
 
 
-def seal(key: Secret, context: bytes, plaintext: Buffer, salt: bytes) -> bytes:
-    """Seal a whole message in memory: header and chunks. `salt` is 24 fresh random bytes."""
-    return Sealer(key, context, salt).whole(plaintext)
+def fresh_salt(key: Secret, context: bytes, content: Buffer, random: Random) -> bytes:
+    """Return the 24-byte salt for a message that `content`, the plaintext or its hash, tells from others under this
+    key and context."""
+    return hedged(key, derive.SALT, random, SALT, context, content)
+
+
+def seal(key: Secret, context: bytes, plaintext: Buffer, random: Random) -> bytes:
+    """Seal a whole message in memory: header and chunks, with a fresh salt."""
+    return Sealer(key, context, fresh_salt(key, context, plaintext, random)).whole(plaintext)
+
+
+def open_secret(key: Secret, context: bytes, sealed: Buffer) -> Secret:
+    """Open a sealed key of less than 16 384 bytes into the memory of secrets. Raises as `open_sealed`."""
+    view = memoryview(sealed).cast("B")
+    opener = Opener(key, context, bytes(view[:HEADER]), len(view))
+    return Secret.filled(opener.length, lambda out: opener.into(view[HEADER:], out))
 
 
 def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:

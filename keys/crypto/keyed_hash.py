@@ -8,13 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coffer.keys.memory.secret import Secret
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 __all__ = ["keyed_hash"]
 
 _BLOCK: Final = 64  # bytes, of SHA-256
+
+
+def _keyed(key: Secret, pad: int) -> HASH:
+    block = bytearray([pad]) * _BLOCK
+
+    def mix(bytes_: memoryview) -> HASH:
+        for at, byte in enumerate(bytes_):
+            block[at] ^= byte
+        return sha256(block)
+
+    made = key.use(mix)
+    block[:] = bytes(_BLOCK)
+    return made
 
 
 def keyed_hash(key: Secret) -> Callable[[bytes], int]:
@@ -22,8 +38,7 @@ def keyed_hash(key: Secret) -> Callable[[bytes], int]:
 
     It takes 2 us for 200 bytes; one call of `hmac` takes 5 to 7.
     """
-    block = key.reveal().ljust(_BLOCK, b"\0")
-    inner, outer = (sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    inner, outer = (_keyed(key, pad) for pad in (0x36, 0x5C))
 
     def hashed(text: bytes) -> int:
         first, second = inner.copy(), outer.copy()

@@ -11,10 +11,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count
 from typing import Final
 
-from coffer.keys.crypto.derive import SHARE, hmac_sha256
+from coffer.keys.crypto.derive import HEDGE, SHARE, SHARE_POLYNOMIAL, derive, hmac_sha256
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.errors import InputError
 from coffer.keys.memory.secret import Secret
 
@@ -141,20 +142,28 @@ def value_at(x: int, points: Mapping[int, bytes]) -> bytes:
     return total.to_bytes(_SECRET, "big")
 
 
-def split(kek: Secret, of: Group, random: Callable[[int], bytes]) -> list[Share]:
-    """Split a 32-byte KEK into shares. Raises InputError unless 2 <= threshold <= count <= 16."""
+def split(kek: Secret, of: Group, random: Random) -> list[Share]:
+    """Split a 32-byte KEK into shares. Raises InputError unless 2 <= threshold <= count <= 16.
+
+    Two groups never have the same polynomials: with shares of both, fewer than k people would know something.
+    """
     if not 2 <= of.threshold <= of.count <= MOST_SHARES:
         raise InputError(
             f"{of.threshold} of {of.count} shares cannot be made",
             hint=f"make 2 to {MOST_SHARES} shares, and require at least 2 to recover: one alone would be the key",
         )
     check = _check_value(kek, of)
-    values = split_secret(kek.reveal(), of.threshold, of.count, random)
+    key, numbers = derive(kek, HEDGE), count(1)
+
+    def coefficients(size: int) -> bytes:
+        return hedged(key, SHARE_POLYNOMIAL, random, size, of.encode(), next(numbers).to_bytes(1, "big"))
+
+    values = split_secret(kek.reveal(), of.threshold, of.count, coefficients)
     return [Share(of, index, check, Secret(value)) for index, value in enumerate(values, 1)]
 
 
 def _check_value(kek: Secret, of: Group) -> bytes:
-    return hmac_sha256(kek, SHARE + b"\x00" + of.encode())[:_CHECK]
+    return hmac_sha256(derive(kek, SHARE), of.encode())[:_CHECK]
 
 
 def combine(named: Mapping[str, Share]) -> Recovered:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from coffer.keys.errors import FormatError, InputError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["CheckpointSigner", "body_of", "has_line", "is_signed_by", "verify_note"]
+__all__ = ["CheckpointSigner", "body_of", "has_line", "is_signed_by", "require_vkey", "verify_note"]
 
 _ED25519: Final = b"\x01"
 _DASH: Final = "\u2014 ".encode()
@@ -89,6 +89,11 @@ def is_signed_by(vkey: str, statement: bytes, signature: bytes) -> bool:
     except InvalidSignature:
         return False
     return b"\0" in statement
+
+
+def require_vkey(vkey: str) -> None:
+    """Return if this is a well-formed verifier key (C2SP signed-note). Raises FormatError."""
+    _parse_vkey(vkey)
 
 
 def _parse_vkey(vkey: str) -> tuple[str, bytes, bytes]:

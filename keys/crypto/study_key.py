@@ -40,7 +40,13 @@ class StudyKey:
         """The key that seals index rows (HKDF label row)."""
         return derive.derive(self.dek, derive.ROW)
 
+    def hidden(self, token: bytes) -> bytes:
+        """Return a token of 16 bytes hidden under this key, for the log, or the token that was hidden. When the key is
+        destroyed nobody can compare the result with anything."""
+        pad = derive.derive(self.dek, derive.ERASED_NAME, len(token)).reveal()
+        return bytes(left ^ right for left, right in zip(token, pad, strict=True))
+
     @cached_property
     def kcv(self) -> bytes:
         """The 16-byte key-check value, which identifies the key without revealing it."""
-        return derive.hmac_sha256(self.dek, derive.KCV)[:KCV_BYTES]
+        return derive.derive(self.dek, derive.KCV, KCV_BYTES).reveal()

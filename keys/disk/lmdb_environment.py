@@ -40,6 +40,8 @@ def environment(data: Path, lock: Path | None, *, create: bool, readonly: bool, 
     """
     with contextlib.ExitStack() as held:
         file = _held(data, held, create=create, writable=not readonly)
+        if not create and not os.fstat(file).st_size:
+            raise lmdb.InvalidError(f"{data}: the file is empty")  # LMDB would begin a new one, or call it a bad file
         beside = None
         if lock is not None:
             beside = _lock(lock, held, readonly=readonly)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 from coffer.keys.errors import FormatError, UnreadableError
 
-__all__ = ["read_exactly", "read_up_to", "reading", "size_of"]
+__all__ = ["read_exactly", "read_up_to", "reading", "size_of", "unreadable"]
+
+_NO_RIGHT = "run the command as the account that runs Coffer, or let this account read it and the folders above it"
 
 
 @contextmanager
@@ -24,7 +26,14 @@ def reading(what: str) -> Iterator[None]:
         named = str(error) if not str(error).startswith("cannot be read") else f"{what} {error}"
         raise UnreadableError(named) from error
     except OSError as error:
-        raise UnreadableError(f"{what} cannot be read: {error.strerror}") from error
+        raise unreadable(what, error) from error
+
+
+def unreadable(what: str, error: OSError) -> UnreadableError:
+    """Return the UnreadableError for what the system does not let us read; its hint tells lacking rights from a medium
+    that fails."""
+    hint = _NO_RIGHT if isinstance(error, PermissionError) else ""
+    return UnreadableError(f"{what} cannot be read: {error.strerror}", hint=hint)
 
 
 def read_up_to(fd: int, offset: int, length: int) -> bytes:

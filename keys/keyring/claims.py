@@ -22,6 +22,7 @@ from coffer.keys.keyring.rows import KeyRow
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store.keyring_store import KeyringStore, Row
+from coffer.keys.store.sums import bucket_of
 
 __all__ = ["RECORDED", "Claim", "Claims", "claim_key", "claim_rows"]
 
@@ -96,7 +97,8 @@ class Claims:
         """Return the claim of a text, None where there is none, other processes' commits included; about 5 us if it
         was used recently.
 
-        Raises IntegrityError where the claim leads to a key that is not its own.
+        Raises IntegrityError where the claim leads to a key that is not its own, and where the rows that decide it,
+        the claim's and its key's, are in a bucket that is not as it was written.
         """
         seen = self._follow()
         with self._lock:
@@ -105,9 +107,11 @@ class Claims:
                 self._cache.move_to_end(text)
                 return known
         token = self.token(text)
+        self._store.require_right([bucket_of(claim_key(token))])
         value = self._store.get(claim_key(token))
         while value is not None:
             claim = Claim.decode(value)
+            self._store.require_right([bucket_of(rows.STUDY_PREFIX + claim.key_id)])
             if self._is_own(claim.key_id, token):
                 self._keep(text, claim, seen)
                 return claim

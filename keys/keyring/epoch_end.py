@@ -3,7 +3,7 @@
 Rule: the keyring records the destruction first: from then on no process asks for that secret. Only a provider that was
 seen to hold exactly this secret, and has destroyed it, gives a receipt; one that holds another secret, or none, proves
 nothing about it. An epoch is destroyed when all of its keepers have a receipt; one whose provider was lost is
-abandoned, and what was erased under it does not count as gone. The caller holds the keyring's lease.
+abandoned, and what was erased under it does not count as gone. The caller holds the keyring's lock.
 """
 
 from __future__ import annotations

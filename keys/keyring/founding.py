@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coffer.keys.crypto import aead
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import new_key
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, KeyState
-from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KeyringStore
 from coffer.keys.store.sums import RowSums
@@ -45,9 +45,10 @@ def create_rows(
         (rows.epoch_row_key(1), epoch.encode()),
         (keeper.row_key, keeper.encode()),
     ]
-    root = Secret(random(32))
-    for row_key, key in ((rows.ARCHIVE_ROOT_KEY, root), (rows.SIGNING_KEY, Secret(random(32)))):
+    hedge = derive.derive(kek, derive.HEDGE)
+    own = {each: new_key(hedge, random, archive_id, each) for each in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY)}
+    for row_key, key in own.items():
         row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, 1, kek_id, now)
-        made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, key, random(aead.SALT))))
-    if not store.begin(made, RowSums.under(root, random)):
+        made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, key, random)))
+    if not store.begin(made, RowSums.under(own[rows.ARCHIVE_ROOT_KEY], random)):
         raise exists  # by another process, meanwhile

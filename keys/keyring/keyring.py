@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import aead, derive, selftest
+from coffer.keys.crypto import derive, selftest
 from coffer.keys.crypto.shamir import Group, Share, split
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.lock import Holder
@@ -32,9 +32,9 @@ from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan, state_of
+from coffer.keys.store.keyring_store import KEYS_LOCK, Changes, KeyringStore, scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import BUCKETS, FOLD_KEY, RowSums, bucket_of
+from coffer.keys.store.sums import BUCKETS, SUM_PREFIX, RowSums, bucket_of, require_known
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -57,7 +57,7 @@ class Keyring:
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
-        self._changing = store.lease(KEYS_LEASE)
+        self._changing = store.lock(KEYS_LOCK)
         self._writing = threading.Lock()  # held during a commit, so that cached keys stay available meanwhile
         seen = changes_in(store)  # before the epochs are read: a change in between is picked up later
         self._epochs = OpenEpochs(store, provider)
@@ -155,6 +155,10 @@ class Keyring:
         """
         return StudyKey(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
 
+    def state(self) -> bytes:
+        """Return what differs after every change of a row."""
+        return b"".join(value for _, value in self.rows(SUM_PREFIX))
+
     def changes(self) -> int:
         """Return the number of the feed's newest entry: it grows when any process takes keys away or changes what is
         allowed; about 4 us."""
@@ -189,7 +193,7 @@ class Keyring:
 
     def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
         """Return the row's bytes with the key `dek` sealed under the epoch that the row names."""
-        return row.wrap(self._epochs.kek(row.epoch)[1], self.archive_id, key_id, dek, self._random(aead.SALT))
+        return row.wrap(self._epochs.kek(row.epoch)[1], self.archive_id, key_id, dek, self._random)
 
     def row(self, key: bytes) -> bytes | None:
         """Return the value of a row, None where there is none; other processes' commits included."""
@@ -238,7 +242,7 @@ class Keyring:
         epoch, to sign, to append an event that waits here. Raises IntegrityError.
         """
         self._store.require_right(range(BUCKETS))
-        state_of(self._store)
+        require_known(self.rows(SUM_PREFIX))
 
     def require_genuine(self, row_keys: Iterable[bytes]) -> None:
         """Return if these rows are those that were written, and so is every other row; these as they are now, however
@@ -247,11 +251,11 @@ class Keyring:
         self._store.require_right({bucket_of(key) for key in row_keys}, again=True)
 
     def objection(self) -> IntegrityError | None:
-        """Return why nothing may be written with this keyring, or None: what is needed before any study key (header,
-        epochs, keepers, the archive's own keys, waiting events) is not as it was written. Reads no study's rows, but
-        one bucket of them."""
+        """Return why nothing may be written with this keyring, or None: the bucket with all that is needed before any
+        study key is not as it was written, or one of them was put back or comes from a copy. Reads one bucket."""
         try:
             self._store.require_right([0])
+            require_known(self.rows(SUM_PREFIX))
         except IntegrityError as error:
             return error
         return None
@@ -264,11 +268,16 @@ class Keyring:
         """Store a checkpoint's signed note in place of the last one; durable on return.
 
         Call it before the note is released: then the keyring knows every published checkpoint, and a log that is rolled
-        back together with its checkpoint is detected. With it goes the state of every bucket of rows, so that one that
-        is put back later is detected, too. Raises IntegrityError where one was.
+        back together with its checkpoint is detected. With it begins a new lineage, as with `begin_lineage`.
         """
         with self._writing:
-            self._store.put([(rows.CHECKPOINT_KEY, note), (FOLD_KEY, state_of(self._store))])
+            self._store.fold([(rows.CHECKPOINT_KEY, note)])
+
+    def begin_lineage(self) -> None:
+        """Part from every copy, durable on return: neither takes a bucket that the other writes from now on. The one
+        writer calls it when it opens. Raises IntegrityError where one was put back or came from a copy."""
+        with self._writing:
+            self._store.fold([])
 
     def require_writable(self) -> None:
         """Return if keys can be made. Raises UnavailableError after a failed write, until the keyring is reopened."""
@@ -340,7 +349,7 @@ class Keyring:
 
     @contextmanager
     def exclusive(self, command: str) -> Iterator[None]:
-        """Hold the keyring's lease while the block runs: no other process or thread changes epochs or keepers.
+        """Hold the keyring's lock while the block runs: no other process or thread changes epochs or keepers.
 
         Others are shown `command`. Reentrant in one thread. Raises LockedError, naming the holder.
         """

@@ -15,7 +15,7 @@ from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader
-from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
+from coffer.keys.store.keyring_store import KEYS_LOCK, KeyringStore, scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import EpochState
 
@@ -68,7 +68,7 @@ def header_in(store: KeyringStore) -> KeyringHeader:
     """Return the keyring's header. Raises FormatError."""
     value = store.get(rows.HEADER_KEY)
     if value is None:
-        raise FormatError("the keyring has no header", hint="restore it from its backup")
+        raise FormatError("the keyring has no header", hint=f"put the newest copy of {store.name} back")
     return KeyringHeader.decode(value)
 
 
@@ -127,7 +127,7 @@ def overview(folder: Path) -> Overview:
     store = LmdbKeyringStore(folder, readonly=True)
     try:
         left = tuple(partly_rotated(store))
-        changing = store.lease(KEYS_LEASE).holder()
+        changing = store.lock(KEYS_LOCK).holder()
         current = header_in(store).epoch
         groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in scan(store, rows.SPLITTING_PREFIX))
         signing = store.get(rows.NEXT_SIGNING_KEY) is not None

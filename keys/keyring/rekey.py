@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import new_key
 from coffer.keys.errors import CofferError, FormatError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.claims import Claim, claim_rows
 from coffer.keys.keyring.rows import NO_CLAIM, KeyRow, KeyState, Purpose
-from coffer.keys.memory.secret import Secret
 from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -138,9 +139,10 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             continue
         made, epoch = Rekey(old, random(16), name, from_seq), keyring.epoch
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
+        dek = new_key(keyring.archive_key(derive.HEDGE), random, old, made.new)
         put = [
             (made.row_key, made.encode()),
-            (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
+            (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, dek)),
             event(made).row,
         ]
         if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected, gone=[SOMETHING_ELSE]):

@@ -4,7 +4,7 @@ Rule: resumable at every step. First one transaction writes the new epoch's row,
 the header that makes it current: from then on every process wraps new keys under it. Then the study keys move, page by
 page. Last the old epochs are retired. An older epoch that is still active marks an interrupted rotation. A row that
 another process changed meanwhile is read again (`KeyringStore.put` with `expected`). The caller holds the keyring's
-lease.
+lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
@@ -170,7 +169,7 @@ def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new plac
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
     key = row.unwrap(old, archive_id, key_id)
     moved = replace(row, epoch=new.epoch, kek_id=new.kek_id)
-    return moved.wrap(kek, archive_id, key_id, key, random(aead.SALT))
+    return moved.wrap(kek, archive_id, key_id, key, random)
 
 
 def _rewrap(  # noqa: PLR0917

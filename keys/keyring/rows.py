@@ -13,6 +13,8 @@ from enum import IntEnum
 from typing import Final
 
 from coffer.keys.crypto import aead
+from coffer.keys.crypto.derive import KEK_WRAP, derive
+from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store.writes import FEED_KEY
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 MAGIC: Final = b"CofferKR"
-VERSION: Final = 3  # of the header, of epoch rows and of key rows
+VERSION: Final = 4  # of the header, of epoch rows and of key rows
 HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
 KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ16s")  # version wrap_alg purpose state pad epoch kek_id created_ms claim
 EPOCH_CLEAR: Final = struct.Struct(
@@ -193,13 +195,14 @@ class KeyRow:
     def _context(self, archive_id: bytes, key_id: bytes) -> bytes:
         return _KEY_CONTEXT + archive_id + key_id + self._clear()
 
-    def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, salt: bytes) -> bytes:
-        """Return the row's 156 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
-        return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), salt)
+    def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, random: Random) -> bytes:
+        """Return the row's 156 bytes with `key` sealed in them."""
+        wrapping, context = derive(kek, KEK_WRAP), self._context(archive_id, key_id)
+        return self._clear() + key.use(lambda plain: aead.seal(wrapping, context, plain, random))
 
     def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
         """Return the key. Raises IntegrityError unless row, id, archive and KEK are those it was sealed under."""
-        return Secret(aead.open_sealed(kek, self._context(archive_id, key_id), self.sealed))
+        return aead.open_secret(derive(kek, KEK_WRAP), self._context(archive_id, key_id), self.sealed)
 
     @classmethod
     def decode(cls, data: bytes) -> KeyRow:

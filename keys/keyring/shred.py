@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from coffer.keys.crypto.hedge import Random
+from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey, rows
 from coffer.keys.keyring.claims import claim_rows
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import NO_CLAIM, EpochRow, KeyState
 from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.memory.heap import sweep
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.officer_record import RecordAsRead
 from coffer.keys.values.waiting_event import WaitingEvent
@@ -28,6 +31,7 @@ __all__ = [
     "compacted",
     "current",
     "drop",
+    "forget",
     "is_dropped",
     "is_shredded",
     "schedule",
@@ -45,7 +49,7 @@ def schedule(
     *,
     now_ms: int,
     until_ms: int,
-    event: Callable[[bytes, Tombstone], WaitingEvent] | None = None,
+    event: Callable[[StudyKey, Tombstone], WaitingEvent] | None = None,
     done: Sequence[RecordAsRead] = (),
     allowed: Callable[[], None] = lambda: None,
     last_epoch: int = 0,
@@ -87,7 +91,7 @@ def schedule(
                 (row_key, keyring.sealed(marked, key_id, dek)),
                 (rows.TOMBSTONE_PREFIX + key_id, tombstone.encode()),
             ]
-            put += [event(key_id, tombstone).row] if event is not None else []
+            put += [event(StudyKey(key_id, dek), tombstone).row] if event is not None else []
             expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None), *claims]
         if not fresh:
             if removed:
@@ -168,10 +172,30 @@ def is_dropped(keyring: Keyring, key_id: bytes) -> bool:
 
 
 def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
-    """Remove the wrapped form of shredded keys from the keyring; durable on return, harmless when repeated."""
+    """Remove the wrapped form of shredded keys from the keyring, and what is left of them in the heap; durable on
+    return, harmless when repeated."""
     gone = [rows.STUDY_PREFIX + key_id for key_id in key_ids if is_shredded(keyring, key_id)]
     if gone:
         keyring.amend([], gone)
+        sweep()
+
+
+def forget(keyring: Keyring, key_ids: Iterable[bytes], random: Random) -> int:
+    """Replace the names in these keys' tombstones by random ones, the same for all that had the same; durable on
+    return. Returns how many there were, 0 if another process changed one of them meanwhile.
+
+    A name is a keyed hash of a Study Instance UID: whoever opens the keyring later could compare one that he guesses.
+    """
+    keyring.require_whole()
+    fresh: dict[bytes, bytes] = {}
+    put: list[tuple[bytes, bytes]] = []
+    expected: list[tuple[bytes, bytes | None]] = []
+    for key_id, tombstone in tombstones_of(keyring, key_ids).items():
+        if not tombstone.is_forgotten:
+            name, row_key = fresh.setdefault(tombstone.name, random(16)), rows.TOMBSTONE_PREFIX + key_id
+            put.append((row_key, replace(tombstone, name=name, is_forgotten=True).encode()))
+            expected.append((row_key, tombstone.encode()))
+    return len(put) if put and keyring.amend(put, expected=expected) else 0
 
 
 def require_genuine(keyring: Keyring, key_ids: Iterable[bytes]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import new_key
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.errors import LockedError
 from coffer.keys.keyring import rows
@@ -48,7 +50,8 @@ def begin(
     while True:
         if (known := pending(keyring)) is not None:
             return known
-        header, epoch, seed = keyring.row(rows.HEADER_KEY), keyring.epoch, Secret(random(32))
+        header, epoch = keyring.row(rows.HEADER_KEY), keyring.epoch
+        seed = new_key(keyring.archive_key(derive.HEDGE), random, rows.NEXT_SIGNING_KEY, now_ms.to_bytes(8, "big"))
         value = _row(keyring, rows.NEXT_SIGNING_KEY, epoch, now_ms, seed)
         made = CheckpointSigner(seed)
         expected = [(rows.NEXT_SIGNING_KEY, None), (rows.HEADER_KEY, header)]

@@ -13,7 +13,8 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Final
 
-from coffer.keys.crypto import aead
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import new_key
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import ConfigError, KeyUnavailableError, ShreddedError, SupersededError
 from coffer.keys.keyring import rows
@@ -81,13 +82,14 @@ class StudyKeys:
         kek_id, kek = self._epochs.kek(header.epoch)
         made: list[StudyKey] = []
         encoded: list[tuple[bytes, bytes]] = []
+        hedge = derive.derive(kek, derive.HEDGE)
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, header.epoch, kek_id, self._now_ms())
         with self._writing:
             for key_id, token in zip_longest(key_ids, tokens, fillvalue=NO_CLAIM):
                 if len(key_id) != 16 or self.is_used(key_id):
                     raise ConfigError("a study key id has 16 bytes and is used once")
-                dek = Secret(self._random(32))
-                value = replace(row, claim=token).wrap(kek, header.archive_id, key_id, dek, self._random(aead.SALT))
+                dek = new_key(hedge, self._random, key_id, token)
+                value = replace(row, claim=token).wrap(kek, header.archive_id, key_id, dek, self._random)
                 encoded.append((rows.STUDY_PREFIX + key_id, value))
                 made.append(StudyKey(key_id, dek))
             if len({key for key, _ in encoded}) != len(encoded):

@@ -14,8 +14,10 @@ from coffer.keys.errors import FormatError
 
 __all__ = ["NO_SUCCESSOR", "Reason", "Tombstone"]
 
-_LAYOUT: Final = struct.Struct(">HHIQQ16s16s")  # version reason epoch scheduled_ms until_ms name successor
-_VERSION: Final = 1
+_LAYOUT: Final = struct.Struct(
+    ">HBBIQQ16s16s"
+)  # version reason is_forgotten epoch scheduled_ms until_ms name successor
+_VERSION: Final = 2
 NO_SUCCESSOR: Final = bytes(16)
 
 
@@ -30,7 +32,8 @@ class Reason(IntEnum):
 class Tombstone:
     """What remains of a destroyed key: the last epoch that wrapped it, when it was shredded and until when backups may
     hold it (ms since 1970 UTC), the 16 bytes by which the index finds what it sealed, the reason, and the id of the key
-    that replaced it (zeros: none)."""
+    that replaced it (zeros: none). With `is_forgotten` the name is a random one: it says which tombstones are about
+    the same study, and nothing about which study that was."""
 
     epoch: int
     scheduled_ms: int
@@ -38,19 +41,24 @@ class Tombstone:
     name: bytes
     reason: Reason = Reason.SHREDDED
     successor: bytes = NO_SUCCESSOR
+    is_forgotten: bool = False
 
     def encode(self) -> bytes:
         """Return the 56 bytes."""
-        return _LAYOUT.pack(
-            _VERSION, self.reason, self.epoch, self.scheduled_ms, self.until_ms, self.name, self.successor
-        )
+        head = _VERSION, self.reason, self.is_forgotten, self.epoch
+        return _LAYOUT.pack(*head, self.scheduled_ms, self.until_ms, self.name, self.successor)
 
     @classmethod
     def decode(cls, data: bytes) -> Tombstone:
         """Return the tombstone. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) != _LAYOUT.size:
             raise FormatError("a tombstone of the keyring has the wrong length")
-        version, reason, epoch, scheduled_ms, until_ms, name, successor = _LAYOUT.unpack(data)
-        if version != _VERSION or reason not in {*Reason} or (reason == Reason.REKEYED) != any(successor):
+        version, reason, forgotten, epoch, scheduled_ms, until_ms, name, successor = _LAYOUT.unpack(data)
+        if (
+            version != _VERSION
+            or reason not in {*Reason}
+            or forgotten > 1
+            or (reason == Reason.REKEYED) != any(successor)
+        ):
             raise FormatError("a tombstone of the keyring has values that this version never writes")
-        return cls(epoch, scheduled_ms, until_ms, name, Reason(reason), successor)
+        return cls(epoch, scheduled_ms, until_ms, name, Reason(reason), successor, bool(forgotten))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ROW", "ClockState", "ClockStateAsRead", "begin_doubt", "confirm", "read", "settle", "watch"]
 
 ROW: Final = b"M"
-_CONTEXT: Final = b"coffer/note/v1\0"
+_CONTEXT: Final = b"coffer/clock/v1\0"
 _PAD: Final = 256
 
 
@@ -54,7 +54,7 @@ def read(keyring: Keyring) -> ClockStateAsRead:
     sealed = keyring.row(ROW)
     if sealed is None:
         return ClockStateAsRead(None, None)
-    plain = aead.open_sealed(keyring.archive_key(derive.NOTE), _context(keyring), sealed)
+    plain = aead.open_sealed(keyring.archive_key(derive.CLOCK), _context(keyring), sealed)
     try:
         return ClockStateAsRead(msgspec.json.decode(plain, type=ClockState), sealed)
     except msgspec.DecodeError as error:
@@ -97,6 +97,5 @@ def _context(keyring: Keyring) -> bytes:
 def _put(keyring: Keyring, before: ClockStateAsRead, after: ClockState, event: WaitingEvent | None = None) -> bool:
     plain = msgspec.json.encode(after)
     plain += b" " * (-len(plain) % _PAD)
-    key, salt = keyring.archive_key(derive.NOTE), os.urandom(aead.SALT)
-    row = ROW, aead.seal(key, _context(keyring), plain, salt)
+    row = ROW, aead.seal(keyring.archive_key(derive.CLOCK), _context(keyring), plain, os.urandom)
     return keyring.amend([row, *([event.row] if event else [])], expected=[(ROW, before.sealed)])

@@ -22,7 +22,7 @@ from coffer.keys.values.waiting_event import WaitingEvent
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["OfficerRecordAdmin", "OfficerRecords", "is_there"]
+__all__ = ["OfficerRecordAdmin", "OfficerRecords", "ids", "is_there"]
 
 _CONTEXT: Final = b"coffer/note/v1\0"
 _PAD: Final = 256
@@ -33,6 +33,11 @@ N = TypeVar("N", bound=msgspec.Struct)
 def is_there(keyring: Keyring, kind: RecordKind, record_id: str) -> bool:
     """Whether the keyring holds a record; its contents are not looked at. Raises ValueError for a malformed id."""
     return keyring.row(kind.row_key(record_id)) is not None
+
+
+def ids(keyring: Keyring, kind: RecordKind) -> list[str]:
+    """Return the ids of all records of a kind, ascending; their contents are not looked at."""
+    return [key[1:].hex() for key, _ in keyring.rows(kind.value)]
 
 
 class OfficerRecords(Generic[N]):
@@ -101,6 +106,6 @@ class OfficerRecordAdmin(OfficerRecords[N]):
         again whether that is allowed."""
         plain = msgspec.json.encode(record)
         plain += b" " * (-len(plain) % _PAD)
-        sealed = aead.seal(self._key, self._context(row_key), plain, self._random(aead.SALT))
+        sealed = aead.seal(self._key, self._context(row_key), plain, self._random)
         put, expected = [(row_key, sealed), event.row], [(row_key, before)]
         return self._keyring.amend(put, expected=expected, gone=[SOMETHING_ELSE])

@@ -2,18 +2,21 @@
 
 Rule: key bytes live in a `Secret` everywhere except in the one expression that hands them to a cipher. Its copy lies in
 `keys.memory.locked_pages` and is overwritten when the last reference goes away: dropping a secret wipes it, and any
-other holder of a reference keeps it intact. It does not promise clean memory afterwards: `reveal()` makes a `bytes`
-that Python cannot overwrite (threat model, 11).
+other holder of a reference keeps it intact. `use` and `filled` hand this place itself to a cipher and leave no copy
+elsewhere; `reveal()` makes a `bytes` that Python cannot overwrite (threat model, 11).
 """
 
 from __future__ import annotations
 
 import hmac
-from typing import NoReturn, SupportsIndex
+from collections.abc import Callable
+from typing import NoReturn, SupportsIndex, TypeVar
 
 from coffer.keys.memory import locked_pages
 
 __all__ = ["Secret"]
+
+T = TypeVar("T")
 
 
 class Secret:
@@ -28,6 +31,14 @@ class Secret:
         self._slot = slot = locked_pages.take(size)
         slot.block[slot.at : slot.at + size] = value
         self._size = size
+
+    @classmethod
+    def filled(cls, size: int, fill: Callable[[memoryview], object]) -> Secret:
+        """Return a secret whose `size` bytes `fill` writes into its place. What `fill` raises leaves zeros."""
+        made = cls(bytes(size))
+        with memoryview(made._slot.block) as block, block[made._slot.at : made._slot.at + size] as place:
+            fill(place)
+        return made
 
     def __del__(self) -> None:
         try:
@@ -47,6 +58,18 @@ class Secret:
         if not value:
             raise ValueError("this secret is empty or was wiped")
         return value
+
+    def use(self, work: Callable[[memoryview], T]) -> T:
+        """Return what `work` makes of the key bytes, which it reads where they are and must not keep.
+
+        Raises ValueError after `wipe()`, also if it came while `work` ran: that may have read zeros.
+        """
+        slot, size = self._slot, self._size
+        with memoryview(slot.block) as block, block[slot.at : slot.at + size] as place, place.toreadonly() as key:
+            made = work(key)
+        if not self._size:
+            raise ValueError("this secret is empty or was wiped")
+        return made
 
     def wipe(self) -> None:
         """Overwrite the key bytes with zeros, even while others hold a reference: their `reveal()` then fails."""

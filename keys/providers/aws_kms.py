@@ -14,6 +14,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 
+from coffer.keys.crypto.hedge import first_key
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.aws_kms_errors import MissingError, StateError, kms_call
@@ -97,7 +98,7 @@ class KmsProvider:
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
-        kek = Secret(self._random(32))
+        kek = first_key(self._random, context)
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:

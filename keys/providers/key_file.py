@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from coffer.keys.crypto import aead, selftest
 from coffer.keys.crypto.derive import KEYFILE_ID, KEYFILE_WRAP, derive
+from coffer.keys.crypto.hedge import first_key
 from coffer.keys.disk import durable
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.permissions import require_secret
@@ -52,6 +53,7 @@ MOST_T: Final = 16
 MOST_M_KIB_PASSES: Final = 2 * MOST_M_KIB  # about 2 s: a forged header must not demand more work
 MOST_P: Final = 16
 WRAPPED_EPOCH: Final = struct.Struct(">I")
+_RESTORE: Final = "put its newest copy back, made at coffer init or after the last rotation, or correct [keys] key_file"
 _LONGEST: Final = HEAD.size + MOST_SLOTS * SLOT.size + CHECKSUM
 
 
@@ -96,14 +98,14 @@ class _KeyFile:
 def _decode(data: bytes) -> _KeyFile:
     """Return the content. Raises FormatError for whatever FORMAT.md says a reader must reject."""
     if len(data) < HEAD.size + CHECKSUM or data[:8] != MAGIC:
-        raise FormatError("this is not a Coffer key file")
+        raise FormatError("it is empty, cut or not a Coffer key file")
     _, version, flags, t, p, m_kib, salt, count, reserved = HEAD.unpack_from(data)
     if version != VERSION:
         raise FormatError(f"key file version {version} is not supported", hint="use the Coffer release that wrote it")
     if flags & ~WITH_PASSPHRASE or reserved or count > MOST_SLOTS:
         raise FormatError("the key file's header has values that this version never writes")
     if len(data) != HEAD.size + count * SLOT.size + CHECKSUM or sha256(data[:-CHECKSUM]).digest() != data[-CHECKSUM:]:
-        raise FormatError("the key file is damaged: length or checksum is wrong", hint="restore it from its backup")
+        raise FormatError("it is damaged: its length or its checksum is wrong")
     cost = Argon2Cost(t, p, m_kib)
     if flags & WITH_PASSPHRASE:
         cost.check()
@@ -117,18 +119,24 @@ def _decode(data: bytes) -> _KeyFile:
 
 
 def _read(path: Path) -> _KeyFile:
-    """Read and check the file: open, fstat, read at most its maximum length. Raises ConfigError for unsafe modes."""
+    """Read and check the file: open, fstat, read at most its maximum length. Raises KeyUnavailableError where it is
+    missing or damaged, ConfigError for unsafe modes."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise KeyUnavailableError(f"there is no key file {path}", hint="restore it, or correct the setting") from None
+        raise KeyUnavailableError(f"there is no key file {path}", hint=_RESTORE) from None
     except OSError as error:
-        raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
+        raise KeyUnavailableError(
+            f"cannot open key file {path}: {error.strerror}",
+            hint="let the account that runs Coffer read it, and the folders above it",
+        ) from error
     try:
         require_secret(path, os.fstat(fd), "key file")
         return _decode(read_up_to(fd, 0, _LONGEST + 1))
     except UnreadableError as error:
-        raise UnavailableError(f"key file {path} {error}") from error
+        raise UnavailableError(f"key file {path} {error}", hint=error.hint()) from error
+    except FormatError as error:
+        raise KeyUnavailableError(f"key file {path} cannot be used: {error}", hint=error.hint() or _RESTORE) from error
     finally:
         os.close(fd)
 
@@ -152,8 +160,13 @@ def generate_keyfile(
     cost.check()
     selftest.require()
     salt = random(16) if passphrase is not None else bytes(16)
-    content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, Secret(random(32))),))
+    content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, first_key(random, _slot(epoch))),))
     durable.write_new(path, content.encode(), 0o600, calls=calls)
+
+
+def _slot(epoch: int) -> bytes:
+    """What tells a slot's secret from everything else that is drawn."""
+    return b"slot" + WRAPPED_EPOCH.pack(epoch)
 
 
 class KeyFileProvider:
@@ -199,7 +212,7 @@ class KeyFileProvider:
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
-        kek = Secret(self._random(32))
+        kek = first_key(self._random, context)
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
@@ -210,14 +223,14 @@ class KeyFileProvider:
             if secret is None:
                 if not 1 <= epoch < 2**32 or len(content.slots) >= MOST_SLOTS:
                     raise ConfigError("the key file cannot take another epoch", hint="destroy retired epochs first")
-                secret = Secret(self._random(32))
+                secret = first_key(self._random, _slot(epoch))
                 slots = tuple(sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0]))
                 durable.replace(self._path, with_changes(content, slots=slots).encode(), 0o600, calls=self._calls)
             else:
                 durable.resync(self._path, calls=self._calls)  # else a power cut could lose the secret, and so the KEK
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
-            return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
+            return place + kek.use(lambda plain: aead.seal(wrap_key, place + context, plain, self._random))
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""
@@ -235,7 +248,7 @@ class KeyFileProvider:
                 )
             wrap_key = self._wrap_key(content, secret)
         try:
-            return Secret(aead.open_sealed(wrap_key, place + context, wrapped[WRAPPED_EPOCH.size :]))
+            return aead.open_secret(wrap_key, place + context, wrapped[WRAPPED_EPOCH.size :])
         except IntegrityError as error:
             raise KeyUnavailableError(
                 f"key file {self._path} does not open epoch {epoch} of this archive",

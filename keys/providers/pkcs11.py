@@ -13,6 +13,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
+from coffer.keys.crypto.derive import HEDGE, NONCE, derive
+from coffer.keys.crypto.hedge import first_key, hedged
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
@@ -81,14 +83,15 @@ class HsmProvider:
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
-        kek = Secret(self._random(32))
+        kek = first_key(self._random, context)
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
         """See KekProvider. Makes the epoch's key in the token (C_GenerateKey, CKA_TOKEN) unless it exists."""
         if not 1 <= epoch < 2**32:
             raise ConfigError("an epoch is a number of at least 1")
-        head = HEAD.pack(AES_GCM, epoch, self._random(12))
+        hedge = derive(kek, HEDGE)  # the token's own key cannot be asked
+        head = HEAD.pack(AES_GCM, epoch, hedged(hedge, NONCE, self._random, 12, context))
         try:
             self._token.run(lambda session: self._require_kept(self._get(session, epoch)))
         except ObjectMissing:
@@ -183,7 +186,7 @@ class HsmProvider:
         return KeyUnavailableError(
             f"{self._token} holds no key for epoch {epoch} of this archive (label {self._label})",
             hint="check that this is the token the archive was made with, or restore the token from its backup; "
-            "with key shares: coffer keys recover",
+            "with key shares: coffer keys recover --share FILE for each",
         )
 
     def _make(self, session: Session, epoch: int) -> SecretKey:

@@ -7,25 +7,23 @@ knows no share files and prompts nobody.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
 
-from coffer.keys.crypto import derive, selftest
+from coffer.keys.crypto import selftest
 from coffer.keys.crypto.shamir import Recovered
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.epochs import OpenEpochs
-from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
+from coffer.keys.keyring.keepers import Keeper, require_keeper
+from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.overview import header_in
-from coffer.keys.keyring.rows import EpochRow, KeyRow, Purpose
-from coffer.keys.memory.secret import Secret
+from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore
+from coffer.keys.shares.provider import RecoveredProvider
+from coffer.keys.store.keyring_store import KeyringStore
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import RowSums
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -45,18 +43,14 @@ class RecoveryProof:
 
 
 class Recovery:
-    """A keyring and the KEK recovered from shares. Opens the keyring read-only until `record` or `move`."""
+    """A keyring and the KEK recovered from shares. Opens the keyring read-only, and only while it proves."""
 
-    def __init__(self, folder: Path, recovered: Recovered, beside: KekProvider | None = None) -> None:
-        """`beside` opens the archive root key where an unfinished rotation has moved that to another epoch.
-
-        Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one.
-        """
+    def __init__(self, folder: Path, recovered: Recovered) -> None:
+        """Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one."""
         selftest.require()
         self._folder = folder
         self._of = of = recovered.of
         self._kek = recovered.kek
-        self._beside = beside
         store = LmdbKeyringStore(folder, readonly=True)
         try:
             self._header = header = header_in(store)
@@ -71,7 +65,8 @@ class Recovery:
         if self._row.state in GONE:
             raise ShreddedError(
                 f"key epoch {of.epoch} was destroyed on purpose, and its shares no longer open anything",
-                hint=f"burn them; the current epoch is {header.epoch}: coffer keys split makes shares of it",
+                hint=f"burn them; the current epoch is {header.epoch}: coffer keys split -n N -k K -o FOLDER splits"
+                " its key",
             )
         if self._row.kek_id != of.kek_id:
             raise KeyUnavailableError(
@@ -119,78 +114,30 @@ class Recovery:
             )
         return RecoveryProof(self._of.epoch, self._header.epoch, archive, opened, seen)
 
-    def archive_key(self, label: bytes) -> Secret | None:
-        """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive root key is
-        under another epoch, because a rotation is under way, and does not open."""
-        store = LmdbKeyringStore(self._folder, readonly=True)
-        try:
-            root = self._root(store)
-        finally:
-            store.close()
-        return None if root is None else derive.derive(root, label)
-
-    def _root(self, store: KeyringStore) -> Secret | None:
-        value = store.get(rows.ARCHIVE_ROOT_KEY)
-        row = None if value is None else KeyRow.decode(value)
-        if row is None:
-            return None
-        if row.epoch == self._of.epoch:
-            return row.unwrap(self._kek, self._header.archive_id, rows.NO_ID)
-        try:
-            opened = None if self._beside is None else OpenEpochs(store, self._beside)
-            return None if opened is None else opened.unwrap(row, Purpose.ARCHIVE_ROOT, rows.NO_ID)
-        except KeyUnavailableError:
-            return None
-
-    def _authenticate(self, store: KeyringStore) -> None:
-        """Let the store write sums, which needs the archive root key."""
-        root = self._root(store)
-        if root is None:
-            raise KeyUnavailableError(
-                "the archive's own key is under another epoch, which neither these shares nor a configured provider"
-                " open",
-                hint="recover that epoch first, from its own shares",
-            )
-        store.authenticate(RowSums.under(root, os.urandom))
-
-    def record(self, event: WaitingEvent) -> None:
-        """Leave an event in the keyring; durable on return. Raises UnavailableError, IntegrityError."""
-        store = LmdbKeyringStore(self._folder)
-        try:
-            self._authenticate(store)
-            store.put([event.row])
-        finally:
-            store.close()
+    def provider(self, beside: KekProvider) -> KekProvider:
+        """Return a provider that opens the keyring with the recovered key: it makes and keeps nothing."""
+        return RecoveredProvider(self._of, self._kek, beside)
 
     def move(
         self,
+        keyring: Keyring,
         provider: KekProvider,
         command: str,
-        now_ms: int,
-        events: Callable[[Sequence[Keeper]], Sequence[WaitingEvent]] = lambda _: (),
+        event: Callable[[Sequence[Keeper]], WaitingEvent],
     ) -> bool:
         """Make `provider` the keeper of the epoch: first its secret, then the epoch row, the new keeper and what
-        `events` makes of all keepers so far; all durable on return. Earlier keepers stay in the keyring, because
+        `event` makes of all keepers so far; all durable on return. Earlier keepers stay in the keyring, because
         older copies of it name them. Returns False, with nothing changed, where it keeps the epoch already.
 
-        Others are shown `command`. Raises LockedError while another process changes the keys, UnavailableError when the
-        row changed meanwhile, KeyUnavailableError where the archive root key does not open, IntegrityError for rows
-        that somebody else wrote, and what the provider raises.
+        `keyring` is the same one, open. Others are shown `command`. Raises LockedError while another process changes
+        the keys, UnavailableError when the row changed meanwhile, IntegrityError for rows that somebody else wrote, and
+        what the provider raises.
         """
-        store = LmdbKeyringStore(self._folder)
-        try:
-            self._authenticate(store)
-            with store.lease(KEYS_LEASE).held(command, now_ms):
-                return self._move(store, provider, events)
-        finally:
-            store.close()
+        with keyring.exclusive(command):
+            keyring.require_whole()
+            return self._move(keyring, provider, event)
 
-    def _move(
-        self,
-        store: KeyringStore,
-        provider: KekProvider,
-        events: Callable[[Sequence[Keeper]], Sequence[WaitingEvent]],
-    ) -> bool:
+    def _move(self, keyring: Keyring, provider: KekProvider, event: Callable[[Sequence[Keeper]], WaitingEvent]) -> bool:
         of = self._of
         context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
         if self._is_kept_by(provider, context):
@@ -201,12 +148,12 @@ class Recovery:
         key = rows.epoch_row_key(of.epoch)
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
         keeper = Keeper.of(of.epoch, provider.kind, provider.holding(of.epoch))
-        before = keepers_in(store, of.epoch)
+        before = [each for each in keyring.keepers() if each.epoch == of.epoch]
         require_keeper(self._row, before)
         fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
-        left = [each.row for each in events([*before, *fresh])]
-        put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *left]
-        if not store.put(put, expected=[(key, self._row.encode())]):
+        told = event([*before, *fresh])
+        put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), told.row]
+        if not keyring.amend(put, expected=[(key, self._row.encode())]):
             raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         return True
 

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
 from coffer.keys.disk.lock import Holder
-from coffer.keys.store.sums import FOLD_KEY, SUM_PREFIX, RowSums, altered, folded, is_older
+from coffer.keys.store.sums import RowSums
 
-__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan", "state_of"]
+__all__ = ["KEYS_LOCK", "Changes", "KeyringStore", "NamedLock", "Row", "scan"]
 
 Row = tuple[bytes, bytes]
-KEYS_LEASE: Final = "LOCK"  # over the epochs, their keepers and their providers
+KEYS_LOCK: Final = "LOCK"  # over the epochs, their keepers and their providers
 
 
 class Changes(NamedTuple):
@@ -27,13 +27,14 @@ class Changes(NamedTuple):
     gone: Sequence[bytes] | None
 
 
-class Lease(Protocol):
-    """The right to do one thing, which one process and one of its threads has at a time."""
+class NamedLock(Protocol):
+    """A lock that one process, and one of its threads, holds at a time. Other than a lease (`keys.lease`) it has no
+    epoch, and nobody is displaced: it keeps two from beginning the same work, and commits compare rows as well."""
 
     def held(self, command: str, since_ms: int) -> AbstractContextManager[None]:
-        """Hold the lease while the block runs; reentrant in one thread of this object. Others are shown `command`.
+        """Hold the lock while the block runs; reentrant in one thread of this object. Others are shown `command`.
 
-        Raises LockedError, naming the holder. The lease of a process that has died is free.
+        Raises LockedError, naming the holder. The lock of a process that has died is free.
         """
 
     def holder(self) -> Holder | None:
@@ -98,6 +99,12 @@ class KeyringStore(Protocol):
         """Return the feed's entries behind number `after`, in the order of the commits, without gaps; about 4 us when
         there are none. The newest `writes.KEPT` entries are kept. Whoever has seen none passes -1, and gets None."""
 
+    def fold(self, rows: Sequence[Row]) -> None:
+        """Write rows as `put`, and in the same transaction what state every bucket of rows is in, with a new lineage
+        under which all are written from now on: a bucket that anybody puts back from before, or that a copy of this
+        keyring writes, is not this keyring's any more. Raises IntegrityError, with nothing changed, where one is not
+        this keyring's already. To be written twice does no harm."""
+
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """Write the first rows of an empty store, and the sums over them, as `put`; False where it has a row already.
         The store is authenticated then."""
@@ -108,7 +115,7 @@ class KeyringStore(Protocol):
     def complaint(self) -> str | None:
         """Read every row and compare them with what the store keeps about them. Returns what is wrong, or None. About
         3 us a row. After `authenticate` no row can be removed, altered or put back without it, except by putting back
-        all rows of a bucket with their sum; before, it finds accidents only."""
+        all rows of a bucket with their sum as they were since the last `fold`; before, it finds accidents only."""
 
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """Raise IntegrityError unless the rows of these buckets (`sums.bucket_of`) are those that were written. Only
@@ -118,8 +125,8 @@ class KeyringStore(Protocol):
     def require_writable(self) -> None:
         """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""
 
-    def lease(self, name: str) -> Lease:
-        """Return the lease of this name, which is the same one for everybody who uses these rows."""
+    def lock(self, name: str) -> NamedLock:
+        """Return the lock of this name, which is the same one for everybody who uses these rows."""
 
     def close(self) -> None:
         """Let go of the store. Harmless when repeated; nothing waits to be written."""
@@ -130,13 +137,3 @@ def scan(store: KeyringStore, prefix: bytes) -> list[Row]:
     found: list[Row] = []
     store.walk(prefix, lambda key, value: found.append((key, value)))
     return found
-
-
-def state_of(store: KeyringStore) -> bytes:
-    """Return the state of every bucket of rows, to be kept under FOLD_KEY with the next checkpoint. Raises
-    IntegrityError where a bucket is older than the last checkpoint knew it."""
-    before = store.get(FOLD_KEY)  # first: what comes meanwhile is newer
-    now = folded(scan(store, SUM_PREFIX))
-    if is_older(now, before):
-        raise altered()
-    return now

@@ -18,14 +18,14 @@ from typing import Any, Final
 import lmdb
 
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment, refused
+from coffer.keys.disk.lmdb_environment import environment, reason, refused
 from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
+from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
 from coffer.keys.store.sums import RowSums, bucket_of
 from coffer.keys.store.trust import Trust
-from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
+from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
 __all__ = ["LmdbKeyringStore"]
 
@@ -52,9 +52,7 @@ class LmdbKeyringStore(KeyringStore):
         if create:
             durable.make_folder(folder, 0o700)
         elif not opening.exists(file):
-            raise NotFoundError(
-                f"there is no keyring in {folder}", hint="restore it from its backup, or correct the path"
-            )
+            raise NotFoundError(f"there is no keyring in {folder}", hint=_RESTORE)
         size = opening.size(file) if opening.exists(file) else 0
         # A copy without a lock file has no writer. Opening it must not create one: the medium may be read-only.
         lock = folder / "lock.mdb"
@@ -68,7 +66,7 @@ class LmdbKeyringStore(KeyringStore):
                 **options,
             )
         except _DAMAGED as error:
-            raise IntegrityError(f"the keyring in {folder} is damaged: {error}", hint=_RESTORE) from error
+            raise IntegrityError(f"the keyring in {folder} is damaged: {reason(error)}", hint=_RESTORE) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the keyring in {folder} is already open in this process") from error
@@ -91,7 +89,9 @@ class LmdbKeyringStore(KeyringStore):
             try:
                 yield
             except _DAMAGED as error:
-                raise IntegrityError(f"the keyring in {self._folder} is damaged: {error}", hint=_RESTORE) from error
+                raise IntegrityError(
+                    f"the keyring in {self._folder} is damaged: {reason(error)}", hint=_RESTORE
+                ) from error
             except lmdb.Error as error:
                 raise refused(
                     f"the keyring in {self._folder} cannot be read or written", error, self._folder
@@ -156,6 +156,12 @@ class LmdbKeyringStore(KeyringStore):
             raise UnavailableError("the keyring is open for reading only")
         return self._committed(lambda: self._write(rows, removed, expected, gone))
 
+    def fold(self, rows: Sequence[Row]) -> None:
+        """As `KeyringStore.fold`; durable and after an error as `put`."""
+        if self._readonly:
+            raise UnavailableError("the keyring is open for reading only")
+        self._committed(lambda: self._write_fold(rows))
+
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """As `KeyringStore.begin`."""
         if not self._committed(lambda: self._found(rows, sums)):
@@ -193,10 +199,18 @@ class LmdbKeyringStore(KeyringStore):
         with self._env.begin(write=True) as txn:
             if any(txn.get(key) != value for key, value in expected):
                 return False
-            changed = planned(txn.get, rows, removed, gone, self._trust.sums())
-            self._trust.require(map(bucket_of, changed), txn.get, partial(_walk, txn))
-            _change(txn, changed)
+            self._change(txn, planned(txn.get, rows, removed, gone, self._trust.sums()))
         return True
+
+    def _write_fold(self, rows: Sequence[Row]) -> bool:
+        with self._env.begin(write=True) as txn:
+            self._change(txn, folded(txn.get, rows, self._trust.sums()))
+        return True
+
+    def _change(self, txn: Any, changed: Mapping[bytes, bytes | None]) -> None:
+        """Change rows whose buckets are right."""
+        self._trust.require(map(bucket_of, changed), txn.get, partial(_walk, txn))
+        _change(txn, changed)
 
     def _found(self, rows: Sequence[Row], sums: RowSums) -> bool:
         with self._env.begin(write=True) as txn:
@@ -216,11 +230,13 @@ class LmdbKeyringStore(KeyringStore):
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
+            if self._trust.is_known(bucket) and not again:
+                continue
             with self._reading() as txn:
                 self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 
-    def lease(self, name: str) -> Lease:
-        """As `KeyringStore.lease`: a flock on the file of this name beside the rows."""
+    def lock(self, name: str) -> NamedLock:
+        """As `KeyringStore.lock`: a flock on the file of this name beside the rows."""
         return ChangeLock(self._folder / name)
 
     def close(self) -> None:

@@ -14,10 +14,10 @@ from itertools import islice
 
 from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.errors import LockedError
-from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
+from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
 from coffer.keys.store.sums import RowSums, bucket_of
 from coffer.keys.store.trust import Trust
-from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
+from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
 __all__ = ["MemoryKeyringStore"]
 
@@ -29,7 +29,7 @@ class MemoryKeyringStore(KeyringStore):
         self._rows: dict[bytes, bytes] = {}
         self._sorted: list[bytes] = []
         self._lock = threading.Lock()
-        self._leases: dict[str, _MemoryLease] = {}
+        self._locks: dict[str, _MemoryLock] = {}
         self._trust = Trust()
 
     @property
@@ -88,11 +88,17 @@ class MemoryKeyringStore(KeyringStore):
         with self._lock:
             if any(self._rows.get(key) != value for key, value in expected):
                 return False
-            sums = self._trust.sums()
-            changed = planned(self._rows.get, rows, removed, gone, sums)
-            self._trust.require(map(bucket_of, changed), self._rows.get, self._walk)
-            self._change(changed)
+            self._change_right(planned(self._rows.get, rows, removed, gone, self._trust.sums()))
         return True
+
+    def fold(self, rows: Sequence[Row]) -> None:
+        """As `KeyringStore.fold`."""
+        with self._lock:
+            self._change_right(folded(self._rows.get, rows, self._trust.sums()))
+
+    def _change_right(self, changed: Mapping[bytes, bytes | None]) -> None:
+        self._trust.require(map(bucket_of, changed), self._rows.get, self._walk)
+        self._change(changed)
 
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """As `KeyringStore.begin`."""
@@ -132,23 +138,25 @@ class MemoryKeyringStore(KeyringStore):
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
+            if self._trust.is_known(bucket) and not again:
+                continue
             with self._lock:
                 self._trust.require([bucket], self._rows.get, self._walk, again=again)
 
     def require_writable(self) -> None:
         """Return: memory always is."""
 
-    def lease(self, name: str) -> Lease:
-        """As `KeyringStore.lease`."""
+    def lock(self, name: str) -> NamedLock:
+        """As `KeyringStore.lock`."""
         with self._lock:
-            return self._leases.setdefault(name, _MemoryLease())
+            return self._locks.setdefault(name, _MemoryLock())
 
     def close(self) -> None:
         """Keep the rows, for whoever else holds this object."""
 
 
-class _MemoryLease:
-    """Implements `Lease` between threads."""
+class _MemoryLock:
+    """Implements `NamedLock` between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -157,7 +165,7 @@ class _MemoryLease:
 
     @contextlib.contextmanager
     def held(self, command: str, since_ms: int) -> Iterator[None]:  # noqa: ARG002  people see the command only
-        """As `Lease.held`."""
+        """As `NamedLock.held`."""
         if self._thread == threading.get_ident():
             yield
             return
@@ -171,5 +179,5 @@ class _MemoryLease:
             self._lock.release()
 
     def holder(self) -> Holder | None:
-        """As `Lease.holder`."""
+        """As `NamedLock.holder`."""
         return self._holder

@@ -2,18 +2,20 @@
 
 Rule: a sum belongs to one of 256 buckets of rows, so that a change writes only the sums of the rows that it touches.
 Each is kept twice: under keys, which nobody without them can imitate, and without, for whoever looks for accidents and
-has no key (LMDB has no checksums). What rows mean is not known here.
+has no key (LMDB has no checksums). One row, the fold, says which buckets belong to this continuation of the keyring,
+and not to an older state or to a copy that went its own way. What rows mean is not known here.
 """
 
 from __future__ import annotations
 
-import hmac
 import string
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.crypto.keyed_hash import keyed_hash
 from coffer.keys.crypto.masked_sum import (
     KEYED_BYTES,
@@ -38,20 +40,21 @@ __all__ = [
     "Totals",
     "altered",
     "bucket_of",
-    "folded",
-    "is_older",
     "is_sum",
     "prefixes_of",
+    "require_known",
     "sum_key",
 ]
 
 SUM_PREFIX: Final = b"S"
-FOLD_KEY: Final = SUM_PREFIX  # the state of every bucket at the last checkpoint; in bucket 0, as any row
+FOLD_KEY: Final = SUM_PREFIX  # the lineage, and the state of every bucket when it began; in bucket 0, as any row
 BUCKETS: Final = 256
 LETTERS: Final = string.ascii_letters.encode()  # with which the rows of a keyring begin
 _GENERATION: Final = 8
+_LINEAGE: Final = 16
 _NONCE: Final = 16
-_SUM: Final = _GENERATION + _NONCE + KEYED_BYTES + PLAIN_BYTES
+_STATE: Final = _GENERATION + _NONCE  # of a bucket, in the fold
+_LAYOUT: Final = struct.Struct(f">Q{_LINEAGE}s{_NONCE}s{KEYED_BYTES}s{PLAIN_BYTES}x")
 
 Get = Callable[[bytes], bytes | None]
 
@@ -84,43 +87,77 @@ def prefixes_of(bucket: int) -> Iterator[bytes]:
     return (bytes([letter, bucket]) for letter in LETTERS)
 
 
-def folded(sums: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the state of every bucket, to be kept in the row FOLD_KEY: generation and nonce, 24 bytes each, of these
-    rows of sums in their order. Raises IntegrityError where one is gone."""
-    found = [value[: _GENERATION + _NONCE] for key, value in sums if is_sum(key)]
-    if len(found) != BUCKETS:
+class Fold(NamedTuple):
+    """What row FOLD_KEY says: the lineage under which every bucket is written since (16 bytes), and of every bucket the
+    generation and nonce that it had then, 24 bytes each. See ADR 32."""
+
+    lineage: bytes
+    states: bytes
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> Fold:
+        """Return what is in the row. Raises IntegrityError where it is gone or has another length."""
+        if data is None or len(data) != _LINEAGE + BUCKETS * _STATE:
+            raise altered()
+        return cls(data[:_LINEAGE], data[_LINEAGE:])
+
+    def knows(self, bucket: int, kept: _Sums) -> bool:
+        """Whether a bucket is as it was then, or was written since in this continuation of the keyring and no other."""
+        then = self.states[bucket * _STATE : (bucket + 1) * _STATE]
+        if kept.state == then:
+            return True
+        return kept.lineage == self.lineage and kept.generation > int.from_bytes(then[:_GENERATION], "big")
+
+
+def require_known(sums: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raise IntegrityError unless these are all rows under SUM_PREFIX in one state, and every bucket is one that the
+    fold among them knows."""
+    found = dict(sums)
+    _known(found.get)
+
+
+def _known(get: Get) -> dict[int, _Sums]:
+    """The sums of every bucket, none of which is unknown to the fold."""
+    fold, found = Fold.decode(get(FOLD_KEY)), {}
+    for bucket in range(BUCKETS):
+        found[bucket] = _read(get, bucket, fold)
+    return found
+
+
+def _read(get: Get, bucket: int, fold: Fold) -> _Sums:
+    """The sums of a bucket that the fold knows. Raises IntegrityError where there are none."""
+    value = get(sum_key(bucket))
+    if value is None or not fold.knows(bucket, kept := _Sums.decode(value)):
         raise altered()
-    return b"".join(found)
-
-
-def is_older(now: bytes, before: bytes | None) -> bool:
-    """Whether some bucket in the state `now` was put back since the state `before` was kept (None: never); both as
-    `folded` returns them."""
-    if before is None:
-        return False
-    size = _GENERATION + _NONCE
-    pairs = ((now[at : at + size], before[at : at + size]) for at in range(0, max(len(now), len(before)), size))
-    return any(a[:_GENERATION] < b[:_GENERATION] or (a[:_GENERATION] == b[:_GENERATION] and a != b) for a, b in pairs)
+    return kept
 
 
 class _Sums(NamedTuple):
-    """A row with the sums of a bucket: generation, nonce, masked keyed sum, and the accident sum of the rows as a
-    number. On disk the latter covers the other fields, too."""
+    """A row with the sums of a bucket: generation, the lineage and the nonce of its last change, masked keyed sum, and
+    the accident sum of the rows as a number. On disk the latter covers the other fields, too."""
 
     generation: int
+    lineage: bytes
     nonce: bytes
     keyed: bytes
     plain: int
 
+    @property
+    def state(self) -> bytes:
+        """What the fold keeps of it."""
+        return self.generation.to_bytes(_GENERATION, "big") + self.nonce
+
     def encode(self) -> bytes:
-        return guarded(self.generation.to_bytes(_GENERATION, "big") + self.nonce + self.keyed, self.plain)
+        return guarded(
+            self.generation.to_bytes(_GENERATION, "big") + self.lineage + self.nonce + self.keyed, self.plain
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> _Sums:
-        if len(data) != _SUM:
+        if len(data) != _LAYOUT.size:
             raise FormatError("a sum of the keyring has the wrong length")
-        nonce, keyed, plain = _GENERATION, _GENERATION + _NONCE, _SUM - PLAIN_BYTES
-        return cls(int.from_bytes(data[:nonce], "big"), data[nonce:keyed], data[keyed:plain], plain_in(data))
+        generation, lineage, nonce, keyed = _LAYOUT.unpack(data)
+        return cls(generation, lineage, nonce, keyed, plain_in(data))
 
 
 def _text(key: bytes, value: bytes) -> bytes:
@@ -134,40 +171,51 @@ class RowSums:
 
     row_key: Secret
     mask_key: Secret
-    random: Callable[[int], bytes]
+    hedge_key: Secret
+    random: Random
 
     @classmethod
-    def under(cls, root: Secret, random: Callable[[int], bytes]) -> RowSums:
+    def under(cls, root: Secret, random: Random) -> RowSums:
         """Derive them from the archive root key."""
-        return cls(derive.derive(root, derive.KEYRING_SUM), derive.derive(root, derive.KEYRING_MASK), random)
+        rows, masks = derive.derive(root, derive.KEYRING_SUM), derive.derive(root, derive.KEYRING_MASK)
+        return cls(rows, masks, derive.derive(root, derive.HEDGE), random)
 
-    def mask(self, bucket: int, generation: int, nonce: bytes) -> int:
+    def mask(self, bucket: int, generation: int, lineage: bytes, nonce: bytes) -> int:
         """Return what hides a bucket's sum: otherwise two states of it would show the hash of the row between them."""
-        place = bytes([bucket]) + generation.to_bytes(_GENERATION, "big") + nonce
-        return int.from_bytes(hmac.digest(self.mask_key.reveal(), place, "sha256"), "big")
+        place = bytes([bucket]) + generation.to_bytes(_GENERATION, "big") + lineage + nonce
+        return int.from_bytes(derive.hmac_sha256(self.mask_key, place), "big")
+
+    def first_fold(self) -> bytes:
+        """Return the fold of a store that has no row yet."""
+        return self.random(_LINEAGE) + bytes(BUCKETS * _STATE)
+
+    def fold(self, get: Get) -> bytes:
+        """Return the fold of the rows that `get` reads, with a new lineage. Raises IntegrityError where some bucket is
+        of another continuation, or older than the fold before, or gone."""
+        found = _known(get)
+        return self.random(_LINEAGE) + b"".join(found[bucket].state for bucket in range(BUCKETS))
 
     def first(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
-        """Return the sums of every bucket of a store that holds nothing but these rows."""
-        empty = {bucket: _Sums(0, bytes(_NONCE), b"", 0) for bucket in range(BUCKETS)}
-        return self._written(empty, dict.fromkeys(empty, 0), dict.fromkeys(rows), rows)
+        """Return the sums of every bucket of a store that holds nothing but these rows, its fold among them."""
+        empty = {bucket: _Sums(0, b"", b"", b"", 0) for bucket in range(BUCKETS)}
+        return self._written(empty, dict.fromkeys(empty, 0), dict.fromkeys(rows), rows, Fold.decode(rows[FOLD_KEY]))
 
     def moved(
         self, get: Get, before: Mapping[bytes, bytes | None], after: Mapping[bytes, bytes | None]
     ) -> dict[bytes, bytes]:
         """Return the sums that a change of rows from `before` to `after` (None: absent) moves.
 
-        `get` reads the rows before the change. Raises IntegrityError where a sum is gone, FormatError.
+        `get` reads the rows before the change. Raises IntegrityError where a sum is gone, or the bucket is one that the
+        fold does not know; FormatError.
         """
-        kept: dict[int, _Sums] = {}
-        for bucket in {bucket_of(key) for key, value in after.items() if before[key] != value}:
-            value = get(sum_key(bucket))
-            if value is None:
-                raise altered()
-            kept[bucket] = _Sums.decode(value)
+        fold = Fold.decode(get(FOLD_KEY))
+        changed = {bucket_of(key) for key, value in after.items() if before[key] != value}
+        kept = {bucket: _read(get, bucket, fold) for bucket in changed}
         totals = {
-            bucket: unmasked(was.keyed, self.mask(bucket, was.generation, was.nonce)) for bucket, was in kept.items()
+            bucket: unmasked(was.keyed, self.mask(bucket, was.generation, was.lineage, was.nonce))
+            for bucket, was in kept.items()
         }
-        return self._written(kept, totals, before, after)
+        return self._written(kept, totals, before, after, Fold.decode(after.get(FOLD_KEY) or get(FOLD_KEY)))
 
     def _written(
         self,
@@ -175,8 +223,9 @@ class RowSums:
         totals: dict[int, int],
         before: Mapping[bytes, bytes | None],
         after: Mapping[bytes, bytes | None],
+        fold: Fold,
     ) -> dict[bytes, bytes]:
-        """The rows of sums that follow these: `totals` are the keyed ones, unmasked."""
+        """The rows of sums that follow these, of the fold's lineage: `totals` are the keyed ones, unmasked."""
         plain = {bucket: was.plain for bucket, was in kept.items()}
         keyed = keyed_hash(self.row_key)
         for key, new in after.items():
@@ -189,17 +238,19 @@ class RowSums:
                     totals[bucket] += sign * keyed(text)
                     plain[bucket] += sign * plain_hash(text)
         return {
-            sum_key(bucket): self._sealed(bucket, was.generation + 1, totals[bucket], plain[bucket])
+            sum_key(bucket): self._sealed(bucket, was.generation + 1, fold.lineage, totals[bucket], plain[bucket])
             for bucket, was in kept.items()
         }
 
-    def _sealed(self, bucket: int, generation: int, keyed: int, plain: int) -> bytes:
-        nonce = self.random(_NONCE)
-        return _Sums(generation, nonce, masked(keyed, self.mask(bucket, generation, nonce)), plain).encode()
+    def _sealed(self, bucket: int, generation: int, lineage: bytes, keyed: int, plain: int) -> bytes:
+        state = masked(keyed, 0)  # two states of a bucket never get the same mask
+        nonce = hedged(self.hedge_key, derive.NONCE, self.random, _NONCE, bytes([bucket]), state)
+        mask = self.mask(bucket, generation, lineage, nonce)
+        return _Sums(generation, lineage, nonce, masked(keyed, mask), plain).encode()
 
     def is_right(self, bucket: int, kept: _Sums, total: int) -> bool:
         """Whether this is the keyed sum of a bucket whose rows' hashes add up to `total`."""
-        return is_masked(kept.keyed, total, self.mask(bucket, kept.generation, kept.nonce))
+        return is_masked(kept.keyed, total, self.mask(bucket, kept.generation, kept.lineage, kept.nonce))
 
 
 class Totals:
@@ -219,26 +270,24 @@ class Totals:
             self._kept[key[1]] = value
             return
         if key == FOLD_KEY:
-            self._fold = value
+            self.follow(value)
         self._found[bucket_of(key)] += self._hash(_text(key, value))
 
-    def wrong(self, buckets: Iterable[int]) -> list[int]:
-        """Return those of these buckets, all rows of which were added, that are not as they were written."""
-        return [bucket for bucket in buckets if not self._is_right(bucket)]
+    def follow(self, fold: bytes | None) -> None:
+        """Judge by this fold, which is among the rows to add or was found right before."""
+        self._fold = fold
 
-    def is_older(self) -> bool:
-        """Whether a bucket was put back since the last checkpoint, or is gone. All rows were added."""
-        try:
-            return is_older(
-                folded((sum_key(bucket), value) for bucket, value in sorted(self._kept.items())), self._fold
-            )
-        except IntegrityError:
-            return True
+    def wrong(self, buckets: Iterable[int]) -> list[int]:
+        """Return those of these buckets, all rows of which were added and the fold, that are not as they were written,
+        or not in this continuation of the keyring."""
+        return [bucket for bucket in buckets if not self._is_right(bucket)]
 
     def _is_right(self, bucket: int) -> bool:
         try:
             kept = _Sums.decode(self._kept.get(bucket, b""))
-        except FormatError:
+            if not Fold.decode(self._fold).knows(bucket, kept):
+                return False
+        except IntegrityError:
             return False
         if self._sums is None:
             return is_plain(kept.plain, self._found[bucket])

@@ -34,10 +34,15 @@ class Trust:
             raise UnavailableError("the keyring is open without its keys: its rows are read and not written")
         return self._sums
 
+    def is_known(self, bucket: int) -> bool:
+        """Whether this bucket was found right before; costs nothing."""
+        return bucket in self._right
+
     def require(self, buckets: Iterable[int], get: Get, walk: Walk, *, again: bool = False) -> None:
         """Raise IntegrityError unless these buckets are right, or were when they were first needed; with `again`, now.
         `get` and `walk` read one state."""
-        new = frozenset(buckets) if again else frozenset(buckets) - self._right
+        wanted = frozenset(buckets) | {0}  # where the fold is, by which every bucket is judged
+        new = wanted if again else wanted - self._right
         if new:
             require_right(new, get, walk, self.sums())
             self._right |= new

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from coffer.keys.store.keyring_store import Changes, Row
-from coffer.keys.store.sums import BUCKETS, LETTERS, RowSums, Totals, altered, prefixes_of
+from coffer.keys.store.sums import BUCKETS, FOLD_KEY, LETTERS, RowSums, Totals, altered, prefixes_of
 
 __all__ = [
     "COUNTED",
@@ -22,6 +22,7 @@ __all__ = [
     "changes_after",
     "complaint_about",
     "count_in",
+    "folded",
     "founded",
     "planned",
     "require_right",
@@ -49,9 +50,15 @@ def planned(
     return {**after, **sums.moved(get, before, after)}
 
 
+def folded(get: Get, rows: Sequence[Row], sums: RowSums) -> dict[bytes, bytes | None]:
+    """Return every row of a change that also begins a new lineage, as `planned`. Raises IntegrityError where some
+    bucket is not of this continuation."""
+    return planned(get, [*rows, (FOLD_KEY, sums.fold(get))], (), (), sums)
+
+
 def founded(rows: Sequence[Row], sums: RowSums) -> dict[bytes, bytes | None]:
     """Return every row of a new store that begins with these."""
-    _, after = _changed(lambda _: None, rows, (), ())
+    _, after = _changed(lambda _: None, [*rows, (FOLD_KEY, sums.first_fold())], (), ())
     return {**after, **sums.first(after)}
 
 
@@ -131,16 +138,17 @@ def complaint_about(walk: Callable[[Callable[[bytes, bytes], None]], object], su
             counts[COUNT_PREFIX + key[:1] + value[group]] += 1
 
     walk(add)
-    if totals.wrong(range(BUCKETS)) or totals.is_older():
+    if totals.wrong(range(BUCKETS)):
         return str(altered())
     return "the keyring miscounts its keys" if any(counts.values()) else None
 
 
 def require_right(buckets: Iterable[int], get: Get, walk: Walk, sums: RowSums) -> None:
     """Raise IntegrityError unless the rows of these buckets are those that were written. `get` and `walk` (every row
-    under some prefixes) read one state; some 3 us a row, and 0.1 ms a bucket. A
-    row under anything but a letter is no keyring's, and only `complaint_about` finds it."""
+    under some prefixes) read one state; some 3 us a row, and 0.1 ms a bucket. A row
+    under anything but a letter is no keyring's, and only `complaint_about` finds it."""
     totals, wanted = Totals(sums), frozenset(buckets)
+    totals.follow(get(FOLD_KEY))
     alone = {bytes([letter]): get(bytes([letter])) for letter in LETTERS} if 0 in wanted else {}
     for key, value in alone.items():
         if value is not None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from coffer.archive.tree.mark import LONGEST_MARK, Mark
 from coffer.keys.disk import durable, opening
+from coffer.keys.disk.reading import unreadable
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import CofferError, ConfigError, FormatError, IntegrityError, NotFoundError, UnreadableError
+from coffer.keys.errors import CofferError, ConfigError, FormatError, IntegrityError, NotFoundError
 from coffer.server.anchor.place import is_same_volume, mark_path
 from coffer.server.config.settings import Config
 from coffer.server.observe.logs import get_logger
@@ -43,13 +44,17 @@ class MarkFile:
         try:
             mark = Mark.parse(opening.read(self.path, LONGEST_MARK))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError("there is no mark outside the archive folder", hint=_MAKE) from error
+            raise NotFoundError(
+                f"there is no mark outside the archive folder: {self.path} is missing", hint=_MAKE
+            ) from error
         except OSError as error:
-            raise UnreadableError(f"the mark outside the folder cannot be read: {error.strerror}") from error
+            raise unreadable(f"the mark outside the folder, {self.path},", error) from error
         except IntegrityError as error:
-            raise FormatError(f"the mark outside the folder cannot be used: {error}", hint=_MAKE) from error
+            raise FormatError(
+                f"the mark outside the folder, {self.path}, cannot be used: {error}", hint=_MAKE
+            ) from error
         if mark.archive_id != self._archive_id:
-            raise FormatError("the mark outside the folder is of another archive", hint=_MAKE)
+            raise FormatError(f"the mark outside the folder, {self.path}, is of another archive", hint=_MAKE)
         return mark
 
     def find(self) -> Mark | None:
@@ -64,7 +69,8 @@ class MarkFile:
             self.read()
         except CofferError as error:
             unseen = "so an older state of the whole archive would not be noticed"
-            return [f"{error}, {unseen}: coffer mark renew --reason TEXT"]
+            first = "move it away, then " if self.path.is_dir() else ""  # a folder is in nobody's way but ours
+            return [f"{error}, {unseen}: {first}coffer mark renew --reason TEXT"]
         found = [f"the mark outside the folder was not raised: {self._failure}"] if self._failure else []
         if is_same_volume(self.path, self._archive):
             found.append(
@@ -119,7 +125,13 @@ class MarkFile:
             self._failure = str(error)
 
     def write(self, mark: Mark) -> None:
-        """Put a mark in the place of whatever is there, durable on return. Raises UnavailableError."""
+        """Put a mark in the place of whatever is there, durable on return. Raises UnavailableError, ConfigError for a
+        folder."""
+        if self.path.is_dir():
+            raise ConfigError(
+                f"the place of the mark, {self.path}, is a folder",
+                hint="move it away, or name another place in [integrity] mark; then run the command again",
+            )
         folder = self.path.parent
         above = next(each for each in folder.parents if each.is_dir()) if folder != folder.parent else folder
         durable.make_folders(folder, above, calls=self._calls)

@@ -21,15 +21,17 @@ Examples:
   coffer index rebuild
 
 \b
-Needs the key file; stop the server first. The old index is removed unread, damaged or not. Nothing is lost if it is
-interrupted: run it again. Exit code 3 if objects could not be read; a server tries them again. Versions of an object
-whose order contradicts what they say of each other are named, and served as the log has them."""
+Needs the key file; stop the server first. The old index is checked: one that was altered, or does not have what the
+log has, is kept in lost+found. Nothing is lost if the command is interrupted: run it again. Exit code 3 if objects
+could not be read; a server tries them again. Versions of an object whose order contradicts what they say of each other
+are named, and served as the log has them."""
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def rebuild(chosen: Chosen) -> None:
     """Delete the index and rebuild it from every record of the log."""
+    from coffer.server.maintenance.index_job import drop_index_findings
     from coffer.server.maintenance.problems import conflicts
 
     started = time.monotonic()
@@ -38,14 +40,16 @@ def rebuild(chosen: Chosen) -> None:
         archive.rebuild_index(bar.reach)
         stats = archive.stats()
         several = conflicts(archive) if stats.conflicts else ()  # it looks at every study
+        kept = archive.contradictions()
+        drop_index_findings(archive.folder)
         contradictions = [each for found in several for each in found.contradictions]
     seconds = time.monotonic() - started
     if chosen.json:
         counts = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}
-        output.as_json({**counts, "seconds": round(seconds, 3), "contradictions": contradictions})
+        output.as_json({**counts, "seconds": round(seconds, 3), "contradictions": contradictions, "kept": kept})
     else:
         output.say(f"{stats.objects} objects in {stats.studies} studies indexed ({seconds:.1f} s)")
-        for each in contradictions:
+        for each in [*kept, *contradictions]:
             output.say(output.plain(each))
     if stats.skipped:
         raise IntegrityError(

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from coffer.keys.errors import ConfigError
+from coffer.keys.errors import CofferError, ConfigError
 from coffer.server.cli import output
 
 if TYPE_CHECKING:
@@ -59,15 +60,26 @@ class Chosen:
         return admit(load_config(*self.locations()), action, officer)
 
     def existing(self, action: Action, officer: str | None = None) -> Admitted:
-        """As `admit`, for an archive that exists. Raises the same errors, and ConfigError if there is none."""
+        """As `admit`, for an archive that exists. Raises the same errors, ConfigError if there is none, and
+        NotFoundError if its archive.json is missing."""
         admitted = self.admit(action, officer)
-        archive = admitted.config.archive
-        if not os.path.lexists(archive / "archive.json"):
-            raise ConfigError(
-                f"there is no archive in {archive}",
-                hint="create one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
-            )
+        if not os.path.lexists(admitted.config.archive / "archive.json"):
+            raise self._missing(admitted.config.archive)
         return admitted
+
+    def _missing(self, archive: Path) -> CofferError:
+        from coffer.archive.store.folder import ArchiveFolder, has_segments
+
+        if has_segments(archive):
+            return ArchiveFolder.missing(archive)
+        found, named = self.locations()
+        if found is None or named is not None:
+            remedy = "create one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE"
+            return ConfigError(f"there is no archive in {archive}", hint=remedy)
+        return ConfigError(
+            f"there is no archive in {archive}, the place that {found} names",
+            hint=f'put the path of the archive into {found}: archive = "..."; a new one is created by coffer init',
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +105,17 @@ class Admitted:
             require_level(archive)
         return archive
 
-    def open_for_keys(self, *, may_lag: bool = False) -> KeyAdminArchive:
-        """The archive, open to change its keys, also beside a running writer. Raises as `open_reading`."""
+    @contextmanager
+    def change_keys(self, *, may_lag: bool = False) -> Iterator[KeyAdminArchive]:
+        """The archive, open to change its keys, also beside a running writer; what the block changed is signed on
+        return. Raises as `open_reading`, and as `server.keyops.key_change.changing_keys`."""
         from coffer.server.engine.archive import WritableArchive
-        from coffer.server.engine.opening import open_for_keys
+        from coffer.server.keyops.key_change import changing_keys
 
-        archive = open_for_keys(self.config)
-        if not may_lag and not isinstance(archive, WritableArchive):
-            require_level(archive)
-        return archive
+        with changing_keys(self.config) as archive:
+            if not may_lag and not isinstance(archive, WritableArchive):
+                require_level(archive)
+            yield archive
 
     def open_writer(self) -> WritableArchive:
         """The archive, open as its one writer. Raises the same errors as `server.engine.opening.open_writer`."""

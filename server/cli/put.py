@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coffer.keys.errors import InputError, NotFoundError, UnavailableError
+from coffer.keys.errors import CofferError, InputError, NotFoundError, UnavailableError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
+    from coffer.server.engine.archive import WritableArchive
     from coffer.server.services.importing import Importer, Result
     from coffer.server.services.media import Found
 
@@ -35,7 +36,7 @@ Examples:
 Files that are not DICOM are skipped and reported. Objects that are already stored are counted as duplicates and take no
 space, so run an interrupted import again. put is a writer: stop the server first, or send to it by C-STORE.
 Exit code 0 if nothing failed, 12 if objects were refused, 6 if the archive could not store, 5 if there was no DICOM
-at all."""
+at all; 3, 6 or 13 if everything was stored and no checkpoint could be signed over it: coffer checkpoint sign."""
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Files stored at the same time.")
@@ -57,8 +58,21 @@ def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
         for result in _results(importer, paths, jobs, bar.expect):
             tally.add(result)
             bar.advance()
+        unsigned = _sign(archive)
     tally.report(as_json=chosen.json)
     tally.raise_failure()
+    if unsigned is not None:
+        raise unsigned
+
+
+def _sign(archive: WritableArchive) -> CofferError | None:
+    """Sign what was stored, with the keys that were made for it; returns why not."""
+    try:
+        archive.keyring.claims.settle()
+        archive.sign_checkpoint()
+    except CofferError as error:
+        return error
+    return None
 
 
 def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Callable[[int], None]) -> Iterator[Result]:

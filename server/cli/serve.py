@@ -30,7 +30,7 @@ def serve(chosen: Chosen) -> None:
             with signals.interrupting():
                 from coffer.server.main.service import serve as run
 
-                config = chosen.admit(Action.SERVE).config
+                config = chosen.existing(Action.SERVE).config
         except EndOrdered:
             return
         run(config, signals)

@@ -14,6 +14,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.server.engine.archive import ReadableArchive
+    from coffer.server.engine.stats import ArchiveStats
 
 _MOST_NAMED: Final = 1000  # the list is for human readers
 
@@ -29,7 +30,8 @@ Examples:
 Works beside a running server. "index lag" counts records that the index on disk does not contain yet: a running
 server has them in memory. "conflicts" are versions of instances that are not served because another version is; every
 version is kept. "in no study" are objects without a Study Instance UID, which coffer find does not show; --list names
-the first 1,000. "contradictions" are studies and series whose objects disagree about their attributes."""
+the first 1,000. "contradictions" are studies and series whose objects disagree about their attributes. "writing" is
+shown where nothing would be stored, as after a roll-back: with the cause, and the remedy."""
 )
 @click.option(
     "--list", "listed", is_flag=True, help="Name the conflicts and the objects that are in no study or not indexed."
@@ -46,16 +48,18 @@ def status(chosen: Chosen, listed: bool) -> None:
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, provider_location
+    from coffer.server.maintenance.refusal import refusal_of
 
     with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
         stats = archive.stats()
         path, key, memory = archive.config.archive, provider_location(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
-        short = None if archive.shortfall is None else str(archive.shortfall)
-        doubt = trust(archive.keyring).concern()
+        short = None if archive.shortfall is None else f"{archive.shortfall}: {archive.shortfall.hint()}"
+        doubt = trust(archive.keyring, archive.last_record_ms).concern()
         kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]
+        refusal = refusal_of(archive)
         degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
@@ -63,11 +67,13 @@ def status(chosen: Chosen, listed: bool) -> None:
         facts["index_contradictions"] = kept
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
         shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
-        output.as_json(facts | shown | {"clock": doubt or None} | erased | details)
+        stopped = None if refusal is None else {"cause": str(refusal), "remedy": refusal.hint()}
+        output.as_json(facts | shown | {"clock": doubt or None, "refused": stopped} | erased | details)
         return
     output.facts(
         {
             "archive": str(path),
+            **({"writing": f"refused: {refusal}; {refusal.hint()}"} if refusal else {}),
             "key": key,
             "studies": f"{stats.studies:,}",
             "series": f"{stats.series:,}",
@@ -81,10 +87,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "key memory": memory,
             **({"clock": f"{doubt}: coffer clock confirm --reason TEXT"} if doubt else {}),
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
-            "conflicts": f"{stats.conflicts:,} versions that are not served: coffer versions",
-            "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",
-            "in no study": f"{stats.without_study:,} objects{': coffer status --list' if stats.without_study else ''}",
-            "contradictions": f"{stats.differing_studies:,} studies, {stats.differing_series:,} series",
+            **_oddities(stats),
             "findings": f"{waiting} of the scrub are not acknowledged: coffer scrub show" if waiting else "none",
             **({"index": kept[0]} if kept else {}),
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
@@ -94,6 +97,16 @@ def status(chosen: Chosen, listed: bool) -> None:
         }
     )
     _say(details)
+
+
+def _oddities(stats: ArchiveStats) -> dict[str, str]:
+    """What is stored and may not be what its sender meant."""
+    return {
+        "conflicts": f"{stats.conflicts:,} versions that are not served: coffer status --list",
+        "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",
+        "in no study": f"{stats.without_study:,} objects{': coffer status --list' if stats.without_study else ''}",
+        "contradictions": f"{stats.differing_studies:,} studies, {stats.differing_series:,} series",
+    }
 
 
 def _say(details: dict[str, list[dict[str, Any]]]) -> None:

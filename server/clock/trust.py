@@ -11,7 +11,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from coffer.keys.clock import Sighting, reading
+from coffer.keys.clock import ClockWatch, Sighting, reading
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.mailbox import clock
 
@@ -62,13 +62,17 @@ class Trust:
             raise self.refusal(what)
 
 
-def trust(keyring: Keyring) -> Trust:
-    """The trust in the wall clock at this moment. Raises IntegrityError, FormatError, UnavailableError: then nothing is
-    known of the clock, and nothing granted."""
+def trust(keyring: Keyring, last_record_ms: int | None = None) -> Trust:
+    """The trust in the wall clock at this moment. `last_record_ms` is the time of the log's last record, where the
+    caller knows it: after a start of the machine nothing else tells that the clock is wrong. It grants no less without.
+
+    Raises IntegrityError, FormatError, UnavailableError: then nothing is known of the clock, and nothing granted.
+    """
     state, now = clock.read(keyring).state, reading()
     if state is None:
-        return Trust(now.wall_ms, None)
-    return Trust(now.wall_ms, state.doubt or state.clock_watch.look(now))
+        return Trust(now.wall_ms, ClockWatch.begin(now).look(now, last_record_ms))
+    behind = None if state.is_log_behind else last_record_ms  # that it is later is known, and confirmed to be wrong
+    return Trust(now.wall_ms, state.doubt or state.clock_watch.look(now, behind))
 
 
 def granting_ms(keyring: Keyring) -> int:

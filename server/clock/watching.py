@@ -84,15 +84,23 @@ def _note(keyring: Keyring, held: ClockWatch, seen: Sighting) -> bool:
     return clock.begin_doubt(keyring, read, seen, outbox.enclosed(keyring, Occurrence(event, seen.wall_ms)))
 
 
-def confirm(keyring: Keyring, policy: Policy, reason: str, by: Principal, told_ms: int | None = None) -> int:
+def confirm(  # noqa: PLR0917
+    keyring: Keyring,
+    policy: Policy,
+    reason: str,
+    by: Principal,
+    told_ms: int | None = None,
+    last_record_ms: int | None = None,
+) -> int:
     """Confirm that the wall clock is right now, with an event; durable on return. Returns its time, ms since 1970 UTC.
 
-    `told_ms` is the time as the person knows it from elsewhere. Raises InputError if the clock is more than 5 minutes
-    away from it, if the clock is not in doubt, and for the reason; AccessDeniedError, UnavailableError.
+    `told_ms` is the time as the person knows it from elsewhere; `last_record_ms` as for `look`. Raises InputError if
+    the clock is more than 5 minutes away from `told_ms`, if it is not in doubt, and for the reason; AccessDeniedError,
+    UnavailableError.
     """
     policy.require(by, Action.CONFIRM_CLOCK)
     require_reason("a confirmation of the clock", reason)
-    look(keyring)
+    look(keyring, last_record_ms)
     for _ in range(_TRIES):
         read, now = clock.read(keyring), reading()
         if told_ms is not None and abs(now.wall_ms - told_ms) > TOLERANCE_MS:

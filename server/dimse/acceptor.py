@@ -123,6 +123,8 @@ class Acceptor:
         settings = self._config.dimse
         if request.application_context != APPLICATION_CONTEXT:
             return negotiation.WRONG_APPLICATION_CONTEXT
+        if not request.calling_ae:  # blank, or no title: nobody could tell later who sent what
+            return negotiation.UNKNOWN_CALLING_AE
         if settings.require_called_ae and request.called_ae != settings.ae_title:
             return negotiation.UNKNOWN_CALLED_AE
         try:

@@ -1,8 +1,8 @@
 """The listening socket: one thread that accepts connections and enforces the limits before a connection costs much.
 
 Rule: neither a connection nor a shortage ends the accepting. Connections beyond the limits are answered (local limit
-exceeded, or temporary congestion) by a few threads and then dropped, so that a flood of silent clients never keeps an
-honest one out. The dispatcher serves the connections: this module hands them out and counts them.
+exceeded, or temporary congestion) by a few threads, and in a flood by one, and then dropped, so that silent clients
+never keep an honest one out. The dispatcher serves the connections: this module hands them out and counts them.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.places import AssociationPlace, AssociationPlaces
 from coffer.server.dimse.protocol.connection import Connection
-from coffer.server.dimse.protocol.negotiation import CONGESTED, Rejection
-from coffer.server.dimse.refusal import refuse_at_once
+from coffer.server.dimse.protocol.negotiation import CONGESTED, TOO_MANY, Rejection
+from coffer.server.dimse.refusal import Refusals, refuse_at_once
 from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
 from coffer.server.host.sockets import display_address, listen
@@ -32,7 +32,7 @@ from coffer.server.services.api import Observer
 _log = get_logger()
 
 _BACKLOG: Final = 128
-_MOST_REFUSALS: Final = 32  # connections that are being rejected at the same time because there are too many
+_MOST_REFUSALS: Final = 32  # requests that are read at the same time, only to be rejected by their name in the log
 _RECEIVE_BUFFER: Final = 1 << 20
 _PAUSE_SECONDS: Final = 0.1
 _BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})  # the listening socket itself
@@ -63,6 +63,7 @@ class Listener:
         self._places = AssociationPlaces(config.dimse.max_associations, config.dimse.max_associations_per_peer)
         self._refused = Associations()
         self._refusing = 0
+        self._flood = Refusals()
         self._socket: socket.socket | None = None
         self._is_broken = False  # the socket must be opened again
         self._stopping = threading.Event()
@@ -101,6 +102,7 @@ class Listener:
             self.watched.join()
             self._socket.close()
         self._refused.stop(0)
+        self._flood.stop()
 
     def reasons(self) -> list[str]:
         """Why no association is accepted now, apart from faults of its thread; empty when all is well."""
@@ -199,14 +201,14 @@ class Listener:
         self._refuse(connection, CONGESTED)
 
     def _reject_too_many(self, connection: socket.socket, host: str) -> None:
-        """Read the request and reject it in a thread, unless too many are being rejected that way already."""
+        """Read the request and reject it in a thread; if too many are being rejected that way already, unread."""
         settings = self._config.dimse
         with self._lock:
             is_flood = self._refusing >= _MOST_REFUSALS
             self._refusing += not is_flood
         if is_flood:
-            connection.close()
             self._observer.rejected("flood")
+            self._flood.reject(connection, TOO_MANY)
             return
         try:
             pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)

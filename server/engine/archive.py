@@ -6,6 +6,8 @@ suffices. `server.engine.opening` makes them; they know nothing of messages.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -29,8 +31,8 @@ from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
 from coffer.index.tables.rows import Version
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import aead, derive
-from coffer.keys.errors import UnavailableError
+from coffer.keys.crypto import derive
+from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.decision import policy_of
@@ -40,7 +42,7 @@ from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
 from coffer.server.engine.reconcile import Reconciler
-from coffer.server.engine.rollback import report_trouble, trouble_of
+from coffer.server.engine.rollback import Missed, report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
@@ -48,6 +50,9 @@ from coffer.server.observe.logs import get_logger
 
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
+
+_BUSY_SECONDS: Final = 2.0  # how long a question waits for the check of the index, which is short for most archives
+_BUSY_POLL_SECONDS: Final = 0.01
 
 __all__ = ["SKIPPED", "ArchiveParts", "KeyAdminArchive", "ReadableArchive", "WritableArchive"]
 
@@ -62,7 +67,7 @@ SKIPPED: Final = (
 class ArchiveParts:
     """What every open archive is made of. `opened` closes all of it, in the reverse order of opening.
 
-    `key_trouble` lists how the keyring contradicts the log, a sentence each.
+    `late` is what the keyring has missed of the log, `key_trouble` lists how it contradicts it, a sentence each.
     """
 
     config: Config
@@ -74,6 +79,7 @@ class ArchiveParts:
     feed: IndexFeed
     key_trouble: list[str]
     mark: MarkFile
+    late: Missed
     opened: ExitStack
 
 
@@ -93,6 +99,7 @@ class ReadableArchive:
         self.key_trouble = parts.key_trouble
         self.mark = parts.mark
         self.shortfall = shortfall
+        self.late = parts.late
         self._feed = parts.feed
         self._opened = parts.opened
 
@@ -116,6 +123,12 @@ class ReadableArchive:
         if self.shortfall is not None:
             raise self.shortfall
 
+    @property
+    def last_record_ms(self) -> int | None:
+        """The time of the log's last record, in ms since 1970 UTC: the writer's now, otherwise that at opening. None if
+        none is known."""
+        return self.late.last_ms
+
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
@@ -124,6 +137,11 @@ class ReadableArchive:
             found.append(str(self.shortfall))
         skipped = self.index.skipped_objects
         return [*found, f"{skipped} {SKIPPED}"] if skipped else found
+
+    def checking(self) -> Iterator[None]:
+        """Yield None periodically while a question cannot be answered yet: never, here. The index of a command checks
+        what it reads."""
+        return iter(())
 
     def contradictions(self) -> list[str]:
         """What to look into, for each index that contradicted the log and was kept. Raises CofferError."""
@@ -184,6 +202,44 @@ class WritableArchive(KeyAdminArchive):
         self._signer = signer
         self._reconciler = reconciler
         self._checked_keys = False
+        self._is_checked = threading.Event()
+        self._is_checked.set()
+
+    def expect_check(self) -> None:
+        """Answer no question before `checked`: somebody checks the whole index, and compares it with the log."""
+        self._is_checked.clear()
+
+    def check_index(self, go_on: Callable[[], bool]) -> str | None:
+        """Check the whole index, and compare it with the log; returns what is wrong, or None (also where `go_on` says
+        False). Questions are answered from then on, or refused: see `Index.complaint`. Raises CofferError."""
+        what: str | None = None
+        try:
+            for _ in self.index.loading():
+                if not go_on():
+                    break
+            else:
+                what = self.index.complaint(self.reader, go_on)
+        except IntegrityError:
+            self._is_checked.set()  # whoever asks is told so
+            raise
+        if go_on():
+            self._is_checked.set()
+        return what
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether questions are answered."""
+        return self._is_checked.is_set()
+
+    def checking(self) -> Iterator[None]:
+        """Yield None periodically while the index is being checked, for a moment; then raise UnavailableError."""
+        until = time.monotonic() + _BUSY_SECONDS
+        while not self._is_checked.wait(_BUSY_POLL_SECONDS):
+            if time.monotonic() > until:
+                raise UnavailableError(
+                    "busy: the index is being checked after the start", hint="ask again later: /readyz says when"
+                )
+            yield None
 
     def catch_up(self) -> None:
         """Bring the index up to date with the log at opening, before anything is committed. Raises CofferError.
@@ -201,6 +257,11 @@ class WritableArchive(KeyAdminArchive):
         """As for any archive. The writer's index has all that it commits; it lacks only what it lacked at opening."""
         if self.shortfall is not None:
             raise self.shortfall
+
+    @property
+    def last_record_ms(self) -> int | None:
+        """As for any archive. A log that refuses to be written knows no end of its own."""
+        return self.late.last_ms if self.log.refusal is not None else self.log.last_ms
 
     def stats(self) -> ArchiveStats:
         """As for any archive; the writer need not count the log's records."""
@@ -268,7 +329,7 @@ class WritableArchive(KeyAdminArchive):
     def record_event(self, event: Event, key_id: bytes = NO_KEY) -> Position:
         """Append a sealed event, of now, about a study key; durable on return. Raises UnavailableError, FormatError."""
         told, key = Occurrence(event, clock_ms(), key_id), self.keyring.archive_key(derive.EVENT)
-        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0].position
+        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom)])[0].position
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> CatchUp:
         """Empty the index and fill it from the log; `progress` gets records done and total. Durable on return."""

@@ -5,6 +5,7 @@ has committed; without a writer, as after a crash, it reads the missing records 
 nothing on disk. What would take too long is refused.
 """
 
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,26 +16,52 @@ from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.format.entry import OWN_LOG, Position
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.reader import LogReader
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import writer
 from coffer.index import rebuild
 from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.index import Index
+from coffer.index.keyed_check import belongs_to, check_with_key
+from coffer.index.keyless_check import check_index
 from coffer.index.rebuild import CatchUp, OpenBody
-from coffer.keys.disk import opening
-from coffer.keys.errors import IntegrityError, ShreddedError, UnavailableError
+from coffer.keys.clock import clock_ms
+from coffer.keys.disk import durable, opening
+from coffer.keys.errors import IndexAlteredError, IntegrityError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.engine.bodies import Bodies
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["IndexFeed", "level"]
+__all__ = ["IndexFeed", "level", "set_aside"]
 
 _log = get_logger()
 _MOST_RECORDS: Final = 20_000  # some ten seconds
 _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05
 _KEPT: Final = "index-"  # begins the names of indexes in lost+found
-_HINT: Final = "start the server, which brings it up to date, or run coffer index rebuild"
+_ALTERED: Final = f"{_KEPT}altered-"
+_HINT: Final = (
+    "coffer recover show tells whether the log lost something; if not: start the server, or run coffer index rebuild"
+)
+
+
+def set_aside(folder: ArchiveFolder, keyring: Keyring, log: LogReader) -> None:
+    """Make room for an index that is made anew; durable on return. An old one that was altered, or contradicts the log,
+    is evidence, and is kept in lost+found. Raises UnavailableError."""
+    data = folder.index / "data.mdb"
+    found = opening.status(data)
+    if found is not None and stat.S_ISREG(found.st_mode) and (what := _wrong(folder, keyring, log)) is not None:
+        kept = folder.lost_and_found / f"{_ALTERED}{clock_ms()}.mdb"
+        durable.move(data, kept)
+        _log.error("the index that is replaced was altered", name="index.set_aside", cause=what, kept=kept.name)
+    durable.remove_folder(folder.index)
+
+
+def _wrong(folder: ArchiveFolder, keyring: Keyring, log: LogReader) -> str | None:
+    try:
+        return check_index(folder.index, folder.archive_id) or check_with_key(folder.index, keyring, log)
+    except IntegrityError as error:
+        return str(error)
 
 
 class IndexFeed:
@@ -99,8 +126,11 @@ class IndexFeed:
         if not opening.is_folder(self._lost_and_found):
             return []
         return [
-            f"lost+found/{opening.shown(name)} knew records that the log does not have, and the index was made anew:"
-            " coffer recover show, then move it away"
+            f"lost+found/{opening.shown(name)} was altered, or contradicted the log, and the index was made anew:"
+            " find out who can write the archive folder, then move it away"
+            if name.startswith(_ALTERED)
+            else f"lost+found/{opening.shown(name)} knew records that the log does not have, and the index was made"
+            " anew: coffer recover show, then move it away"
             for name in opening.names(self._lost_and_found)
             if name.startswith(_KEPT)
         ]
@@ -110,6 +140,8 @@ class IndexFeed:
         aside: the log is what is wrong, and its refusal says so."""
         try:
             _report(rebuild.catch_up(self._index, self._reader, self._open_counted, self.limits))
+        except IndexAlteredError:
+            raise
         except (IntegrityError, UnavailableError) as error:
             what = f"the index lacks records that cannot be read from the log: {error}"
             _log.error(
@@ -163,11 +195,11 @@ def level(
     """Bring `index`, which is open for reading, up to date with the log at the time of the call; returns what prevents
     it, or None.
 
-    `is_written` returns whether a process has the archive open for writing now.
+    `is_written` returns whether a process has the archive open for writing now. Raises IndexAlteredError.
     """
     try:
         last = _end(reader, index)
-        if not rebuild.belongs_to(index, reader) or index.applied_seq < last:
+        if not belongs_to(index.marks.get(OWN_LOG), reader) or index.applied_seq < last:
             if is_written() and not _waited(index, last, is_written):
                 behind = last - index.stored_seq
                 return UnavailableError(
@@ -176,6 +208,8 @@ def level(
                 )
             index.refresh()
         return _fill(index, reader, open_body, limits, last)
+    except IndexAlteredError:
+        raise
     except (IntegrityError, UnavailableError) as error:
         return UnavailableError(f"records that the index lacks cannot be read from the log: {error}", hint=error.hint())
 
@@ -193,7 +227,7 @@ def _waited(index: Index, last: int, is_written: Callable[[], bool]) -> bool:
 def _fill(
     index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, last: int
 ) -> UnavailableError | None:
-    if not rebuild.belongs_to(index, reader):
+    if not belongs_to(index.marks.get(OWN_LOG), reader):
         return UnavailableError("the index belongs to another state of the log than this one", hint=_HINT)
     behind = last - index.applied_seq
     if behind > _MOST_RECORDS:

@@ -100,7 +100,7 @@ class ArchiveSigner:
     def _reached(self) -> Mark | None:
         """What is durable: the last checkpoint and the keyring."""
         signed, folder = self._log.signed, self._folder
-        return mark_of(folder, self._keyring, signed, self._log.epoch) if signed is not None else None
+        return mark_of(folder, self._keyring, signed, self._log.signed_epoch) if signed is not None else None
 
     def _sign(self) -> Checkpoint | None:
         signer = signing_key.current(self._keyring)
@@ -108,7 +108,8 @@ class ArchiveSigner:
 
 
 def mark_of(folder: ArchiveFolder, keyring: Keyring, signed: Checkpoint, epoch: int) -> Mark:
-    """The mark of an archive whose last checkpoint is `signed`. Raises IntegrityError for unreadable endorsements."""
+    """The mark of an archive whose last checkpoint is `signed`, at this epoch of the log. Raises IntegrityError for
+    unreadable endorsements."""
     vkey, generation = read_key_history(folder).current, keyring.changes()
     return Mark(folder.archive_id, folder.origin, vkey, signed.size, signed.root, generation, epoch)
 

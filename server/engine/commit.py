@@ -290,8 +290,8 @@ class _Batch:
     def _newest(self, sealed: Sealed) -> _Newest | None:
         """The version that this object may duplicate, and else names: the newest of the batch, else of the archive.
 
-        An index that answers wrongly, because it was lost or planted, costs a second version of the same bytes, or a
-        predecessor that `coffer verify --level decrypt` reports.
+        An index that was lost is filled again before anything is committed. One that was altered answers nothing: the
+        rows that are read here were checked by their keyed sums.
         """
         instance = _instance(sealed)
         if (new := self._new.get(instance)) is not None:

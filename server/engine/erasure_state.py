@@ -5,17 +5,18 @@ configured can yield it: the retention time of keyring backups is over, and ever
 under which the key was wrapped has given its receipt. Neither covers objects that were exported before.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring.keepers import Burned
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.shred import is_dropped, tombstones
+from coffer.keys.keyring.shred import forget, is_dropped, tombstones
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.server.clock.trust import granting_ms
 
-__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "shares"]
+__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "forget_names", "openers", "shares"]
 
 SCHEDULED, EFFECTIVE = "scheduled", "effective"
 
@@ -56,6 +57,19 @@ def erasures(keyring: Keyring, now_ms: Callable[[], int] | None = None) -> list[
         for key_id, tombstone in shredded.items()
     ]
     return sorted(found, key=lambda each: (each.tombstone.scheduled_ms, each.key_id))
+
+
+def forget_names(keyring: Keyring, is_stored: Callable[[bytes], bool], now_ms: Callable[[], int] | None = None) -> int:
+    """Forget which study was meant by every erasure that is effective; durable on return. Returns by how many keys.
+
+    A study is remembered while any of its keys can still be opened, and while objects of it are stored under another
+    key (`is_stored` takes its name), as a certificate has to know. Raises IntegrityError. Asks the providers.
+    """
+    found = [each for each in erasures(keyring, now_ms) if not each.tombstone.is_forgotten]
+    kept = {each.tombstone.name for each in found if each.state != EFFECTIVE}
+    kept |= {name for name in {each.tombstone.name for each in found} - kept if is_stored(name)}
+    gone = [each.key_id for each in found if each.tombstone.name not in kept]
+    return forget(keyring, gone, os.urandom) if gone else 0
 
 
 def openers(keyring: Keyring, now: int, last: int) -> dict[int, tuple[str, ...]]:

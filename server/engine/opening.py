@@ -25,16 +25,16 @@ from coffer.archive.tree.mark import Mark
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
-from coffer.keys.disk.durable import remove_folder
 from coffer.keys.errors import CofferError, FormatError, HistoryError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
+from coffer.keys.providers.base import KekProvider
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
-from coffer.server.engine.catch_up import IndexFeed
+from coffer.server.engine.catch_up import IndexFeed, set_aside
 from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, signers_of
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
 from coffer.server.engine.reconcile import Reconciler
@@ -46,7 +46,15 @@ from coffer.server.observe import logs
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
 
-__all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_past_mark", "open_reading", "open_writer"]
+__all__ = [
+    "objection_to_writing",
+    "open_for_keys",
+    "open_for_rebuild",
+    "open_for_service",
+    "open_past_mark",
+    "open_reading",
+    "open_writer",
+]
 
 _log = logs.get_logger()
 _OTHER_KEY: Final = "nothing was changed; if the archive is the right one, correct [integrity] vkey; see coffer verify"
@@ -66,15 +74,17 @@ def open_reading(config: Config) -> ReadableArchive:
         return archive
 
 
-def open_for_keys(config: Config) -> KeyAdminArchive:
+def open_for_keys(config: Config, provider: KekProvider | None = None) -> KeyAdminArchive:
     """Open the archive to change its keys: as its writer, or beside a running writer, which then does the rest.
 
-    Raises as `open_writer`, and HistoryError if the keyring is older than the log: then no key may be changed.
+    With `provider` instead of those that the configuration names. Only `server.keyops.key_change` calls this, which
+    has every change signed. Raises as `open_writer`, whether a writer runs or not: what objects to writing objects to
+    changes of keys.
     """
     try:
-        return open_writer(config)
+        return _open_writer(config, provider=provider)
     except LockedError:
-        return _open_beside(config)
+        return _open_beside(config, provider)
 
 
 def open_writer(config: Config) -> WritableArchive:
@@ -87,7 +97,8 @@ def open_writer(config: Config) -> WritableArchive:
 
 
 def open_for_rebuild(config: Config) -> WritableArchive:
-    """As `open_writer`, with an empty index to be filled: the old one is removed unread."""
+    """As `open_writer`, with an empty index to be filled: the old one is removed, or kept in lost+found if it
+    was altered (`catch_up.set_aside`)."""
     return _open_writer(config, fresh_index=True)
 
 
@@ -132,11 +143,13 @@ class _Compared:
     mark: MarkFile
 
 
-def _compare_beside(opened: ExitStack, config: Config, *, readonly: bool) -> _Compared:
+def _compare_beside(
+    opened: ExitStack, config: Config, provider: KekProvider | None = None, *, readonly: bool
+) -> _Compared:
     """Open the keyring beside a possible writer, and find what it has missed."""
     keep_blocks()
     folder = ArchiveFolder.open(config.archive)
-    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=readonly)
+    keyring = open_keyring(folder, provider or provider_of(config.keys, folder.archive_id), readonly=readonly)
     return _compare(opened, config, folder, keyring, alone=False)
 
 
@@ -159,15 +172,17 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     opened.callback(index.close)
     limits = header_limits_of(config.limits)
     feed = IndexFeed(keyring, reader, bodies, index, limits, lost_and_found=folder.lost_and_found)
-    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, found.mark, opened)
+    trouble, late = found.key_trouble, found.late
+    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, trouble, found.mark, late, opened)
 
 
-def _open_beside(config: Config) -> KeyAdminArchive:
+def _open_beside(config: Config, provider: KekProvider | None) -> KeyAdminArchive:
     with _closed_on_failure() as opened:
-        found = _compare_beside(opened, config, readonly=False)
+        found = _compare_beside(opened, config, provider, readonly=False)
         found.late.require_none_shredded()
-        found.late.require_newest(found.keyring.epoch)
-        if (objection := found.keyring.objection()) is not None:
+        mark = found.mark.find()  # before the keyring is asked for its number, which the mark follows
+        objection = objection_to_writing(config, found.folder, found.keyring, found.late, mark)
+        if objection is not None:
             raise objection
         parts = _parts(opened, found, readonly=True)
         archive = KeyAdminArchive(parts, parts.feed.level(found.folder.lock))
@@ -187,6 +202,7 @@ def _open_writer(
     metrics: "Metrics | None" = None,
     waiting: Waiting | None = None,
     *,
+    provider: KekProvider | None = None,
     may_refuse: bool = False,
     fresh_index: bool = False,
     heeds_mark: bool = True,
@@ -194,7 +210,7 @@ def _open_writer(
     with _closed_on_failure() as opened:
         folder, lease = _lock(opened, config, fresh_index=fresh_index)
         if waiting is None:
-            keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id))
+            keyring = open_keyring(folder, provider or provider_of(config.keys, folder.archive_id))
         else:
             keyring = open_keyring_when_there(folder, config.keys, waiting)
         found = _compare(opened, config, folder, keyring, alone=True)
@@ -204,11 +220,12 @@ def _open_writer(
         signer = ArchiveSigner(folder, keyring, log, found.mark)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
-            remove_folder(folder.index)
+            set_aside(folder, keyring, found.reader)
         parts = _parts(opened, found, readonly=False)
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
+            _begin_lineage(keyring)
             _look_at_clock(keyring, log)
             _reconcile(archive, reconciler)
             _change_over(archive)
@@ -239,9 +256,9 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
         remembered=found.late.remembered,
-        outside=mark.checkpoint if mark else None,
+        outside=mark,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
-        objection=found.late.objection(keyring.epoch) or keyring.objection() or _objection(mark, found),
+        objection=objection_to_writing(config, folder, keyring, found.late, mark),
         may_refuse=may_refuse,
         lease=lease,
     )
@@ -257,6 +274,16 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
     return log
 
 
+def _begin_lineage(keyring: Keyring) -> None:
+    """Part from every copy of the keyring. On a full volume the archive is still read, and no row is written at all."""
+    try:
+        keyring.begin_lineage()
+    except UnavailableError as error:
+        _log.error(
+            "the keyring cannot be written", name="keyring.lineage_failed", cause=str(error), remedy=error.hint()
+        )
+
+
 def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
     """Begin to watch the clock, or note that it is in doubt. A failure is no reason not to open: nothing is granted."""
     try:
@@ -265,16 +292,19 @@ def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
         _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
 
 
-def _objection(mark: Mark | None, found: _Compared) -> HistoryError | None:
-    """How keys and keyring contradict the mark or the configured verifier key, if at all. What cannot be read of them,
-    the log refuses by itself."""
-    vkey = found.config.integrity.vkey
+def objection_to_writing(
+    config: Config, folder: ArchiveFolder, keyring: Keyring, late: Missed, mark: Mark | None
+) -> IntegrityError | None:
+    """Why keys and keyring forbid to write, if they do: the keyring lacks some of the log or was altered, or keys and
+    keyring contradict the mark or the configured verifier key. What cannot be read, the log refuses by itself."""
+    found = late.objection(keyring.epoch) or keyring.objection()
+    vkey = config.integrity.vkey
     try:
-        if vkey and vkey not in read_key_history(found.folder).vkeys:
+        if found is None and vkey and vkey not in read_key_history(folder).vkeys:
             return HistoryError(f"the configured verifier key, {vkey}, is none of this archive's", hint=_OTHER_KEY)
-        return None if mark is None else mark.objection(found.folder, found.keyring.changes())
+        return found or (None if mark is None else mark.objection(folder, keyring.changes()))
     except IntegrityError:
-        return None
+        return found
 
 
 def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:

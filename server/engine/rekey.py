@@ -28,7 +28,6 @@ from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.instance.order import Order
 from coffer.index.tables.rows import Version
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import aead
 from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.durable import discard
@@ -250,14 +249,15 @@ class Rekeyer:
                 content_id = hmac_sha256(study.new.cid, body.sha256)
                 context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
                 sealed = reseal(
-                    body, _meta(body, stored), study.new.blob, context, os.urandom(aead.SALT), self._archive.room,
+                    body, _meta(body, stored), study.new.blob, context, os.urandom, self._archive.room,
                     in_memory=position.body_len <= _IN_MEMORY_BYTES,
                 )  # fmt: skip
         except IntegrityError as error:
             study.job = rekey.update(self._keyring, job, replace(job, stuck=position.seq))
             raise IntegrityError(
                 f"record {position.seq} of the study cannot be opened, so the study keeps its key: {error}",
-                hint="run coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
+                hint="run coffer verify --level decrypt, repair it from a copy (coffer repair --from COPY), "
+                "then rekey again",
             ) from error
         return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed)
 
@@ -303,7 +303,6 @@ class Rekeyer:
     def _ended(self, study: _Study) -> Occurrence:
         seqs = [stored.position.seq for stored in study.moved.values()]
         event = StudyRekeyed(
-            study=study.job.name.hex(),
             new_key=study.job.new.hex(),
             objects=len(seqs),
             first_record=min(seqs, default=None),

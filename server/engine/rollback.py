@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
-from coffer.archive.events.event import UnknownEvent
+from coffer.archive.events.event import Event, UnknownEvent
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
 from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.events.shreds import (
@@ -42,7 +42,7 @@ from coffer.server.engine.openers import OpenerHistory
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["LostHold", "Missed", "keys_since", "missed", "report_trouble", "shred_again", "trouble_of"]
+__all__ = ["LostHold", "Missed", "keys_since", "missed", "note_in", "report_trouble", "shred_again", "trouble_of"]
 
 _log = get_logger()
 _NEWEST: Final = "restore the newest copy of the keyring, or see coffer recover show"
@@ -81,6 +81,7 @@ class Missed:
     remembered: Checkpoint | None = None
     forgotten: str = ""  # why there is none
     signed: int = 0  # records
+    last_ms: int | None = None  # the time of the last record that could be read, since 1970 UTC
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
     openers: OpenerHistory = field(default_factory=OpenerHistory)  # of epochs
     notes: dict[tuple[RecordKind, str], bool] = field(default_factory=dict)  # hold or request, id: is it in force?
@@ -130,12 +131,6 @@ class Missed:
         found = self._older(epoch)
         return HistoryError(f"the keyring is {found[0]}", hint=_NEWEST) if found else None
 
-    def require_newest(self, epoch: int) -> None:
-        """Raise HistoryError if the keyring is older than the log: then no key may be changed."""
-        error = self.objection(epoch)
-        if error is not None:
-            raise error
-
     def require_none_shredded(self) -> None:
         """Raise HistoryError if the keyring holds keys that were shredded."""
         if self.shredded:
@@ -153,7 +148,7 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     altered event.
     """
     found = Missed()
-    with suppress(IntegrityError):  # reported by the writer and by verify
+    with suppress(IntegrityError, UnreadableError):  # reported by the writer and by verify
         found.signed = read_checkpoint(folder).size  # before the keyring, which learns of a checkpoint first
     try:
         found.remembered = remembered_checkpoint(keyring.remembered_checkpoint(), folder)
@@ -161,8 +156,11 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
         found.forgotten = str(error)
     made: set[bytes] = set()
     try:
-        for position, header in reader.records(found.remembered.size if found.remembered else 0):
-            _read(found, made, keyring, folder, header, partial(reader.read_body, position))
+        covered = found.remembered.size if found.remembered else 0
+        for position, header in reader.records(max(covered - 1, 0)):  # from the one before, for its time
+            found.last_ms = header.time_ms
+            if header.seq >= covered:
+                _read(found, made, keyring, folder, header, partial(reader.read_body, position))
     except HistoryError:
         raise
     except (IntegrityError, UnreadableError):
@@ -263,20 +261,29 @@ def _read(  # noqa: PLR0917
                 _require_gone(keyring, told.key_id)
 
 
+def note_in(event: Event | UnknownEvent) -> tuple[tuple[RecordKind, str], bool] | None:
+    """Return the hold or request that an event is about, by kind and id, and whether it is in force since; None for
+    any other event."""
+    match event:
+        case HoldAdded(hold=hold):
+            return (RecordKind.HOLD, hold), True
+        case HoldRemoved(hold=hold):
+            return (RecordKind.HOLD, hold), False
+        case ShredRequested(request=request) | ShredApproved(request=request):
+            return (RecordKind.REQUEST, request), True
+        case ShredCancelled(request=request) | StudyShredded(request=str(request)):
+            return (RecordKind.REQUEST, request), False
+    return None
+
+
 def _note(found: Missed, told: Recorded) -> None:
     """Add what an event says of a hold or a request."""
-    match told.event:
-        case HoldAdded() as event:
-            found.notes[RecordKind.HOLD, event.hold] = True
-            found.holds.pop(event.hold, None)  # the last one added is last
-            found.holds[event.hold] = LostHold.of(event, told.time_ms)
-        case HoldRemoved(hold=hold):
-            found.notes[RecordKind.HOLD, hold] = False
-            found.holds.pop(hold, None)
-        case ShredRequested(request=request) | ShredApproved(request=request):
-            found.notes[RecordKind.REQUEST, request] = True
-        case ShredCancelled(request=request) | StudyShredded(request=str(request)):
-            found.notes[RecordKind.REQUEST, request] = False
+    if (note := note_in(told.event)) is not None:
+        found.notes[note[0]] = note[1]
+    if isinstance(told.event, HoldAdded | HoldRemoved):
+        found.holds.pop(told.event.hold, None)  # the last one added is last
+    if isinstance(told.event, HoldAdded):
+        found.holds[told.event.hold] = LostHold.of(told.event, told.time_ms)
 
 
 def _is_alive(keyring: Keyring, key_id: bytes) -> bool:
@@ -311,7 +318,7 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
         told = outbox.enclosed(keyring, again)
         schedule(
             keyring,
-            {key_id: bytes.fromhex(event.study)},
+            {key_id: keyring.study_even_if_shredded(key_id).hidden(bytes.fromhex(event.study))},
             now_ms=event.scheduled_ms,
             until_ms=event.until_ms,
             event=lambda *_, told=told: told,

@@ -19,7 +19,6 @@ from coffer.index.instance.identity import Rules
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.server.config.settings import Config, Limits
 
-_SALT_BYTES = 24
 _MOST_CODERS = 2
 
 
@@ -51,7 +50,7 @@ class Intake:
     ) -> memoryview | SealedFile:
         """Seal a finished draft under its study's key, as `seal_body`. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)
-        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room, memory, may_go_on)
+        return seal_body(key.blob, context, meta, draft, os.urandom, self._room, memory, may_go_on)
 
 
 def header_limits_of(limits: Limits) -> HeaderLimits:

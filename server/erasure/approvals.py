@@ -115,6 +115,6 @@ class ShredRequests:
         request: ShredRequest,
         officer: Officer,
     ) -> WaitingEvent:
-        names = tuple(sorted({each.name.hex() for each in request.selection}))
-        event = what(request=request_id, studies=names, reason=request.reason, by=officer)
+        keys = tuple(sorted({key_id.hex() for each in request.selection for key_id in each.key_ids}))
+        event = what(request=request_id, chosen=keys, reason=request.reason, by=officer)
         return self._archive.enclosed(Occurrence(event, clock_ms()))

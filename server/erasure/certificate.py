@@ -141,7 +141,7 @@ class Certifier:
     def _refuse_request(self, name: str) -> None:
         if any(request_id == name for request_id, _ in waiting_requests(self._archive)):
             raise InputError(
-                f"request {name} waits for another officer: nothing was shredded", hint="coffer shred approve"
+                f"request {name} waits for another officer: nothing was shredded", hint=f"coffer shred approve {name}"
             )
         raise NotFoundError(
             f"{name} is neither the id of a shredded key nor a request that was carried out",
@@ -176,6 +176,11 @@ class Certifier:
 
     def _certificate(self, keys: tuple[bytes, ...], study_uid: str) -> Certificate:
         first = self._tombstones[keys[0]]
+        if study_uid and first.is_forgotten:
+            raise InputError(
+                "the erasure is effective, and the archive has forgotten which study it was: no UID can be compared",
+                hint="leave the UID out; a certificate that was issued before the erasure was effective states it",
+            )
         if study_uid and self._archive.index.study_token(study_uid) != first.name:
             raise InputError("this UID is another study's", hint="leave it out, or look up the key of that study")
         authorized = _required(self._history.shreds.get(keys[0]), keys[0])

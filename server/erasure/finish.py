@@ -15,7 +15,7 @@ from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.clock.trust import trust
 from coffer.server.engine.archive import KeyAdminArchive
-from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
+from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures, forget_names
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
 from coffer.server.keyops.epochs import NO_RECEIPT_IN_DOUBT, EpochAdmin
 
@@ -59,8 +59,9 @@ def finish(
 
     All living keys move to a new epoch, unless that was done before; with `destroy`, everything that ever opened the
     earlier epochs is destroyed. A shred is due once no backup may hold its key any more; with `early`, all are due.
-    `progress` gets study keys moved and in all. Raises UnavailableError while the writer has not recorded the shreds,
-    LockedError while another process changes the keys, and the errors of the new epoch's provider.
+    `progress` gets study keys moved and in all. The keyring forgets which studies the effective ones are about. Raises
+    UnavailableError while the writer has not recorded the shreds, LockedError while another process changes the keys,
+    and the errors of the new epoch's provider.
     """
     archive.policy.require(by, Action.FINISH_SHRED)
     if not wait_until_settled(archive):
@@ -73,7 +74,9 @@ def finish(
         done = finish_keys(archive.keyring, epochs, progress, destroy=destroy, early=early)
     if not wait_until_settled(archive):
         return done
-    return replace(done, is_index_new=wait_until_compacted(archive))
+    is_index_new = wait_until_compacted(archive)
+    forget_names(archive.keyring, archive.index.is_stored)
+    return replace(done, is_index_new=is_index_new)
 
 
 def finish_keys(

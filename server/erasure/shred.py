@@ -14,6 +14,7 @@ from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.shreds import StudyShredded
 from coffer.index.query.parts import Part
 from coffer.keys.clock import clock_ms
+from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.tombstone import Tombstone
@@ -98,8 +99,9 @@ class Shredding:
         now = clock_ms()
         until = trust(self._archive.keyring).latest_ms + round(self._config.keys.shred_hold_days * _DAY_MS)
 
-        def event(key_id: bytes, tombstone: Tombstone) -> WaitingEvent:
-            return self._archive.enclosed(_event(key_id, tombstone, authorization, self._part_with(selection, key_id)))
+        def event(key: StudyKey, tombstone: Tombstone) -> WaitingEvent:
+            part = self._part_with(selection, key.key_id)
+            return self._archive.enclosed(_event(key, tombstone, authorization, part))
 
         fresh = shred.schedule(
             self._archive.keyring,
@@ -121,9 +123,9 @@ class Shredding:
         return next(each for each in selection if ids & {shred.current(keyring, one) for one in each.key_ids})
 
 
-def _event(key_id: bytes, tombstone: Tombstone, authorization: Authorization, part: PartToShred) -> Occurrence:
+def _event(key: StudyKey, tombstone: Tombstone, authorization: Authorization, part: PartToShred) -> Occurrence:
     event = StudyShredded(
-        study=tombstone.name.hex(),
+        study=key.hidden(tombstone.name).hex(),
         epoch=tombstone.epoch,
         scheduled_ms=tombstone.scheduled_ms,
         until_ms=tombstone.until_ms,
@@ -134,7 +136,7 @@ def _event(key_id: bytes, tombstone: Tombstone, authorization: Authorization, pa
         request=authorization.request or None,
         officers=authorization.officers,
     )
-    return Occurrence(event, tombstone.scheduled_ms, key_id)
+    return Occurrence(event, tombstone.scheduled_ms, key.key_id)
 
 
 def wait_until_settled(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from coffer.archive.events.recorded import NO_KEY
+from coffer.archive.format.entry import Position
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
@@ -25,6 +26,7 @@ from coffer.keys.keyring.tombstone import Reason
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.values.epoch import GONE
 from coffer.server.engine.providers import open_keyring
+from coffer.server.maintenance.keyring_history import LoggedEvents, contradictions
 from coffer.server.maintenance.offline import inspect_keyring
 
 __all__ = ["KeyAudit", "Summary"]
@@ -41,13 +43,15 @@ class _LoggedKeys:
     replaced: set[bytes] = field(default_factory=set)
     end: int = 0
     tree: Frontier = field(default_factory=Frontier)
+    events: LoggedEvents = field(default_factory=LoggedEvents)
 
     def copy(self) -> "_LoggedKeys":
-        """Return a copy of the present state; `tree` is shared."""
+        """Return a copy of the present state; `tree` and `events` are shared."""
         return replace(self, records=dict(self.records), shredded=set(self.shredded), replaced=set(self.replaced))
 
-    def add(self, header: RecordHeader) -> None:
+    def add(self, position: Position, header: RecordHeader) -> None:
         self.end += 1
+        self.events.add(position, header)
         self.tree.append(leaf_hash(header.serialize()))
         kind, key_id = header.kind, header.study_key_id
         if key_id == NO_KEY:
@@ -98,7 +102,14 @@ class KeyAudit:
         self.summary = Summary()
 
     def findings(self) -> Iterator[str]:
-        """Yield each disagreement as a sentence. Raises NotFoundError if there is no keyring."""
+        """Yield each disagreement as a sentence, once. Raises NotFoundError if there is no keyring."""
+        told: set[str] = set()
+        for what in self._findings():
+            if what not in told:  # with a key and without one, some look the same
+                told.add(what)
+                yield what
+
+    def _findings(self) -> Iterator[str]:
         seen = inspect_keyring(self._folder)
         self._remembered = seen.remembered
         if self._remembered is not None and self._remembered.size == 0:
@@ -122,7 +133,7 @@ class KeyAudit:
         if damage is None:
             self._read_log()  # the keyring may know records that came meanwhile, but need not: `before`
         yield from keyring.complaints
-        yield from self._altered()
+        yield from self._altered(is_log_whole=damage is None)
         if keyring.header is not None and keyring.header.archive_id != self._folder.archive_id:
             yield f"this is the keyring of another archive, {keyring.header.archive_id.hex()}"
             return
@@ -139,8 +150,9 @@ class KeyAudit:
             yield f"the secret of destroyed epoch {epoch} is back at its provider: coffer keys destroy {epoch}"
         self._sum_up(keyring, back.unasked)
 
-    def _altered(self) -> Iterator[str]:
-        """Yield what only a key shows of the rows: somebody without it can make the other sums fit."""
+    def _altered(self, *, is_log_whole: bool) -> Iterator[str]:
+        """Yield what only a key shows: somebody without it can make the other sums fit, and reads no event of the
+        log."""
         try:
             keyring = open_keyring(self._folder, self._provider, readonly=True)
         except (IntegrityError, FormatError) as error:
@@ -151,10 +163,14 @@ class KeyAudit:
             return
         try:
             complaint = keyring.complaint()
+            if complaint is not None:
+                yield f"the keyring: {complaint}"
+            if is_log_whole:
+                yield from contradictions(self._folder, keyring, self._log.events)
+        except IntegrityError as error:
+            yield str(error)
         finally:
             keyring.close()
-        if complaint is not None:
-            yield f"the keyring: {complaint}"
 
     def _read_log(self) -> CofferError | None:
         """Read the log on from where the last call ended; returns the damage that stopped it, if any."""
@@ -165,8 +181,8 @@ class KeyAudit:
             signed = None  # `inspect_keyring` has reported it
         total = signed.size if signed is not None else 0
         try:
-            for _, header in reader.records(logged.end):
-                logged.add(header)
+            for position, header in reader.records(logged.end):
+                logged.add(position, header)
                 if self._remembered is not None and logged.end == self._remembered.size:
                     self._head = logged.tree.root()
                 if logged.end % _EVERY == 0:

@@ -1,15 +1,18 @@
-"""Rotations in the server: the job that finishes a rotation left by a stop, and rotates an epoch that is old enough.
+"""Rotations in the server: the job that finishes a rotation left by a stop, and rotates an epoch that is old enough;
+once an hour it lets the keyring forget which studies were erased.
 
 Rule: an HSM may never answer, so nothing else waits for this job. When the server stops, the job ends after the keys it
 is moving; a turn that waits for its provider is left behind. A partly moved keyring opens, and the next start resumes.
 """
 
 import threading
+import time
 from typing import Final
 
 from coffer.keys.errors import CofferError, LockedError
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import WritableArchive
+from coffer.server.engine.erasure_state import forget_names
 from coffer.server.keyops.epochs import EpochAdmin
 from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
@@ -19,6 +22,7 @@ __all__ = ["EpochJob"]
 _log = get_logger()
 _POLL_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 60.0
+_FORGET_SECONDS: Final = 3600.0
 
 
 class _StoppedError(Exception):
@@ -38,6 +42,7 @@ class EpochJob:
             archive.folder, archive.keyring, archive.config.keys, Principal.service(), "coffer serve"
         )
         self._failure = ""
+        self._forgot = time.monotonic() - _FORGET_SECONDS
         self.stopping = threading.Event()
 
     def begin(self) -> None:
@@ -68,6 +73,7 @@ class EpochJob:
         try:
             self._epochs.resume(self._on_moved)
             self._epochs.rotate_if_old(self._on_moved)
+            self._forget()
         except LockedError:
             return  # another process is changing the keys
         except _StoppedError:
@@ -78,6 +84,14 @@ class EpochJob:
             self._failure = f"the keys were not moved to a new epoch: {error}"
         else:
             self._failure = ""
+
+    def _forget(self) -> None:
+        """Forget the names of erasures that became effective: by a date, without anybody doing anything."""
+        if time.monotonic() - self._forgot < _FORGET_SECONDS:
+            return
+        self._forgot = time.monotonic()
+        if count := forget_names(self._archive.keyring, self._archive.index.is_stored):
+            _log.info("it was forgotten which studies were erased", name="erasure.forgotten", keys=count)
 
     def _on_moved(self, _done: int, _total: int) -> None:
         if self.stopping.is_set():

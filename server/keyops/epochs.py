@@ -29,7 +29,8 @@ from coffer.server.access.principal import Principal
 from coffer.server.clock.trust import granting_ms, trust
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.erasure_state import shares
-from coffer.server.engine.providers import KINDS, open_keyring, provider_of, settings_of
+from coffer.server.engine.providers import KINDS, provider_of, settings_of
+from coffer.server.keyops.key_change import changing_keys
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
 
@@ -40,7 +41,7 @@ _log = get_logger()
 _DAY_SECONDS: Final = 86_400
 _NOT_DESTROYED: Final = (
     "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
-    " is back, coffer keys destroy again"
+    " is back, coffer keys destroy EPOCH again"
 )
 NO_RECEIPT_IN_DOUBT: Final = "no epoch is destroyed: the times of its receipts would be those of a clock in doubt"
 _DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is present"
@@ -67,39 +68,36 @@ class EndedEpoch:
 
 
 def rotate(config: Config, progress: Callable[[int, int], None], by: Principal, provider: str = "") -> Rotated:
-    """Rotate the keys of an archive, also beside a running server; durable on return. Raises as `EpochAdmin.rotate`.
+    """Rotate the keys of an archive, also beside a running server; durable and signed on return. Raises as
+    `EpochAdmin.rotate` and `changing_keys`.
 
     With `provider` (its configured name) every key is under an epoch of that provider on return: an interrupted
     rotation to another provider is finished first.
     """
     policy_of(config).require(by, Action.ROTATE)
-    folder, keyring = _open(config, provider)
-    try:
-        epochs = EpochAdmin(folder, keyring, config.keys, by, "coffer keys rotate")
+    current = provider_of(config.keys, ArchiveFolder.open(config.archive).archive_id, provider)
+    with changing_keys(config, current) as archive:
+        epochs = EpochAdmin(archive.folder, archive.keyring, config.keys, by, "coffer keys rotate")
         with epochs.exclusive():
             done = epochs.rotate(progress)
             if provider and done.provider != KINDS[provider]:
                 done = replace(epochs.rotate(progress), resumed=True)
         return done
-    finally:
-        keyring.close()
 
 
 def destroy(config: Config, epoch: int, by: Principal, lost: str = "", keys_of: Keys | None = None) -> EndedEpoch:
-    """Destroy an old epoch, also beside a running server; durable on return. Raises as `EpochAdmin.destroy`.
+    """Destroy an old epoch, also beside a running server; durable and signed on return. Raises as `EpochAdmin.destroy`
+    and `changing_keys`.
 
     With `lost`, the reason why a provider is lost for ever, an epoch with a failing provider is abandoned instead. With
     `keys_of`, these settings name the providers to ask, other than those that open the archive now.
     """
     policy_of(config).require(by, Action.DESTROY_EPOCH)
-    folder, keyring = _open(config)
-    try:
-        epochs = EpochAdmin(folder, keyring, config.keys, by, "coffer keys destroy")
+    with changing_keys(config) as archive:
+        epochs = EpochAdmin(archive.folder, archive.keyring, config.keys, by, "coffer keys destroy")
         with epochs.exclusive():
-            others = None if keys_of is None else provider_of(keys_of, folder.archive_id)
+            others = None if keys_of is None else provider_of(keys_of, archive.folder.archive_id)
             return epochs.destroy_or_abandon(epoch, lost, others) if lost else epochs.destroy(epoch, others)
-    finally:
-        keyring.close()
 
 
 class EpochAdmin:
@@ -263,8 +261,3 @@ class EpochAdmin:
 
     def _enclosed(self, event: Event, time_ms: int) -> WaitingEvent:
         return outbox.enclosed(self._keyring, Occurrence(event, time_ms))
-
-
-def _open(config: Config, provider: str = "") -> tuple[ArchiveFolder, Keyring]:
-    folder = ArchiveFolder.open(config.archive)
-    return folder, open_keyring(folder, provider_of(config.keys, folder.archive_id, provider))

@@ -60,6 +60,7 @@ def one_study(archive: ReadableArchive, study_uid: str) -> RekeySelection:
 
 def all_before(archive: ReadableArchive, epoch: int) -> RekeySelection:
     """Select every study whose key was made before an epoch began, except those on hold. Raises NotFoundError."""
+    archive.keyring.require_whole()  # the holds decide
     begin = archive.keyring.epoch_facts(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
@@ -88,7 +89,7 @@ def order(archive: KeyAdminArchive, selection: RekeySelection, reason: str, offi
     under_way = {each.new: each.old for each in rekey.under_way(keyring)}
 
     def event(made: Rekey) -> WaitingEvent:
-        ordered = RekeyOrdered(study=made.name.hex(), new_key=made.new.hex(), reason=reason.strip(), by=officer.officer)
+        ordered = RekeyOrdered(new_key=made.new.hex(), reason=reason.strip(), by=officer.officer)
         return archive.enclosed(Occurrence(ordered, clock_ms(), made.old))
 
     begun: dict[bytes, Rekey] = {}
@@ -129,7 +130,7 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
     if stuck:
         raise IntegrityError(
             f"{len(stuck)} studies keep their keys: record {min(stuck)} does not open",
-            hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
+            hint="coffer verify --level decrypt, repair it from a copy (coffer repair --from COPY), then rekey again",
         )
 
 

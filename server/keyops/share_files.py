@@ -13,7 +13,6 @@ from pathlib import Path
 from coffer.archive.events.event import Event
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.shares import SharesBurned, SharesGivenUp, SharesMade
-from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.shamir import Group, Share, combine
 from coffer.keys.disk import durable, opening
@@ -28,7 +27,7 @@ from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
-from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.keyops.key_change import changing_keys
 from coffer.server.mailbox import outbox
 
 __all__ = ["Split", "burn_shares", "split_key", "write_shares"]
@@ -50,22 +49,22 @@ class Split:
 
 
 def split_key(config: Config, threshold: int, count: int, folder: Path, officer: Principal) -> Split:
-    """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none.
+    """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none,
+    and their group is in the signed log.
 
     Works beside a running server, and may be stopped and repeated at any point. A folder that holds exactly such shares
     is left as it is. Raises ConfigError if it holds anything else or is inside the archive, InputError for impossible
-    numbers, and the same errors as `Keyring.open`.
+    numbers, and as `changing_keys`.
     """
     policy_of(config).require(officer, Action.SPLIT)
-    archive = ArchiveFolder.open(config.archive)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(config.archive)):
         raise ConfigError(
             f"{folder} is inside the archive", hint="choose a folder that no backup of the archive includes"
         )
     opening.distrust(folder.parent)  # others may have planted links beside it
-    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
-    try:
+    with changing_keys(config) as archive:
+        keyring = archive.keyring
         if os.path.lexists(folder):
             made = _found(keyring, folder, threshold, count)
             sync_folder(folder.parent)  # the stop may have come between the rename and its sync
@@ -73,45 +72,45 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
             return made
         _clear(keyring, folder, officer)
         return _split(keyring, threshold, count, folder, officer)
-    finally:
-        keyring.close()
 
 
 def burn_shares(
     config: Config, group: str, numbers: Sequence[int], officer: Principal, reason: str
 ) -> tuple[Group, Burned]:
-    """Record an officer's statement that these shares of a group were collected and burned; durable on return.
+    """Record an officer's statement that these shares of a group were collected and burned; durable and signed on
+    return.
 
     Returns the group and all of its shares burned by now. Works beside a running server. Raises NotFoundError for a
-    group that the archive never had, InputError for a number that none of its shares has, and the same errors as
-    `Keyring.open`.
+    group that the archive never had, InputError for a number that none of its shares has, and as `changing_keys`.
     """
     policy_of(config).require(officer, Action.BURN)
-    archive = ArchiveFolder.open(config.archive)
-    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
-    try:
-        of = next((each for each in keyring.share_groups() if each.group.hex() == group.strip().lower()), None)
-        if of is None:
-            raise NotFoundError(f"the archive has no group of shares {group}", hint="coffer keys list shows them")
-        now = clock_ms()
+    with changing_keys(config) as archive:
+        return _burn(archive.keyring, group, numbers, officer, reason)
 
-        def event(burned: Burned) -> WaitingEvent:
-            stated = SharesBurned(
-                group=of.group.hex(),
-                epoch=of.epoch,
-                shares=of.count,
-                needed=of.threshold,
-                group_row=of.encode().hex(),
-                numbers=tuple(sorted({*numbers})),
-                burned_row=burned.encode().hex(),
-                reason=reason.strip(),
-                by=officer.officer,
-            )
-            return _enclosed(keyring, stated, now)
 
-        return of, groups.burn(keyring, of, numbers, now, event)
-    finally:
-        keyring.close()
+def _burn(
+    keyring: Keyring, group: str, numbers: Sequence[int], officer: Principal, reason: str
+) -> tuple[Group, Burned]:
+    of = next((each for each in keyring.share_groups() if each.group.hex() == group.strip().lower()), None)
+    if of is None:
+        raise NotFoundError(f"the archive has no group of shares {group}", hint="coffer keys list shows them")
+    now = clock_ms()
+
+    def event(burned: Burned) -> WaitingEvent:
+        stated = SharesBurned(
+            group=of.group.hex(),
+            epoch=of.epoch,
+            shares=of.count,
+            needed=of.threshold,
+            group_row=of.encode().hex(),
+            numbers=tuple(sorted({*numbers})),
+            burned_row=burned.encode().hex(),
+            reason=reason.strip(),
+            by=officer.officer,
+        )
+        return _enclosed(keyring, stated, now)
+
+    return of, groups.burn(keyring, of, numbers, now, event)
 
 
 def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Principal) -> Split:

@@ -1,26 +1,34 @@
 """What holders of key shares do together: read the shares, drill, and recover the key of an archive into a key file.
 
-Rule: every use of the shares is recorded in the log. The event is sealed with the key that the shares gave, so that a
-drill needs no provider, and waits in the keyring for the writer of the log (`server.mailbox.outbox`).
+Rule: every use of the shares is recorded in the log, and signed. The keyring is opened with the key that the shares
+gave, so that neither a drill nor a recovery needs a provider, and what objects to any other change is found here, too.
 """
 
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from coffer.archive.events.event import Event
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.shares import KeyRecovered, SharesDrilled
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Recovered, Share, combine
 from coffer.keys.disk import durable
 from coffer.keys.disk.permissions import require_secret
-from coffer.keys.errors import ConfigError, FormatError, InputError, UnavailableError
+from coffer.keys.errors import (
+    CofferError,
+    ConfigError,
+    InputError,
+    IntegrityError,
+    KeyUnavailableError,
+    UnavailableError,
+)
 from coffer.keys.keyring.keepers import Keeper
-from coffer.keys.memory.secret import Secret
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.mailbox import events
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.key_file import generate_keyfile
 from coffer.keys.shares.recovery import Recovery, RecoveryProof
@@ -30,7 +38,8 @@ from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
-from coffer.server.engine.providers import key_file_provider, passphrase_of, provider_of
+from coffer.server.engine.providers import key_file_provider, open_keyring, passphrase_of, provider_of
+from coffer.server.keyops.key_change import changing_keys
 from coffer.server.mailbox import outbox
 
 __all__ = ["drill", "read_shares", "recover"]
@@ -57,13 +66,15 @@ def read_shares(paths: Sequence[Path]) -> Recovered:
 
 def drill(
     config: Config, recovered: Recovered, officer: Principal, progress: Callable[[], None]
-) -> tuple[RecoveryProof, UnavailableError | None]:
+) -> tuple[RecoveryProof, CofferError | None]:
     """Open everything under the epoch of the recovered key, and record the drill; needs no provider.
 
-    Changes nothing else. The second value is why the drill was not recorded, or None: then it is durable on return.
+    Changes nothing else. The second value is why the drill was not recorded, or None: then it is signed on return.
+    Raises as `Recovery`, and UnavailableError where it is recorded and cannot be signed.
     """
     policy_of(config).require(officer, Action.DRILL)
-    recovery = Recovery(ArchiveFolder.open(config.archive).keyring, recovered)
+    archive = ArchiveFolder.open(config.archive)
+    recovery = Recovery(archive.keyring, recovered)
     proof = recovery.prove(progress)
     drilled = SharesDrilled(
         group=recovered.of.group.hex(),
@@ -73,61 +84,76 @@ def drill(
         study_keys=proof.studies,
         by=officer.officer,
     )
-    try:
-        for event in _events(recovery.archive_key(derive.EVENT), recovered, drilled):
-            recovery.record(event)
-    except UnavailableError as error:  # a copy on a read-only medium may be drilled as well
-        return proof, error
-    if not proof.archive:
-        return proof, _other_epoch(proof)
+    with ExitStack() as opened:
+        try:
+            beside = provider_of(config.keys, archive.archive_id)
+            changed = opened.enter_context(changing_keys(config, recovery.provider(beside)))
+        except KeyUnavailableError as error:
+            return proof, error if proof.archive else _other_epoch(proof)
+        except CofferError as error:  # an older copy, or one on a read-only medium, may be drilled as well
+            return proof, error
+        events.leave(changed.keyring, [changed.enclosed(Occurrence(drilled, clock_ms()))])
     return proof, None
 
 
 def recover(
     config: Config, recovered: Recovered, key_file: Path, officer: Principal, progress: Callable[[], None]
 ) -> RecoveryProof:
-    """Prove the key, then wrap its epoch with `key_file`, created if missing, and record it; durable on return.
+    """Prove the key, then wrap its epoch with `key_file`, created if missing, and record it; durable and signed on
+    return.
 
     May be repeated, and works beside a running server. Raises ConfigError for a key file inside the archive,
     LockedError while another process changes the keys, KeyUnavailableError where a rotation has moved the archive's own
-    key to an epoch that nothing here opens, IntegrityError for a keyring that somebody else wrote to.
+    key to an epoch that nothing here opens, IntegrityError for a keyring that somebody else wrote to: before anything
+    is changed. An archive that does not open for writing (older than its mark, a damaged index) is recovered all the
+    same, because what mends it needs the key; then UnavailableError says that it is not signed yet, and why.
     """
     policy_of(config).require(officer, Action.RECOVER_KEY)
     archive = ArchiveFolder.open(config.archive)
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(config.archive)):
         raise ConfigError(f"{key_file} is inside the archive", hint="put it elsewhere, best on another volume")
-    recovery = Recovery(archive.keyring, recovered, provider_of(config.keys, archive.archive_id))
+    recovery = Recovery(archive.keyring, recovered)
     proof = recovery.prove(progress)
     keeper = key_file_provider(config.keys, key_file)
     if key_file.exists():
         _require_usable(keeper, key_file)
-        durable.tidy(key_file)
-    else:
-        passphrase = passphrase_of(config.keys)
-        generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
-    seal = recovery.archive_key(derive.EVENT)  # before the keyring is opened for the change
-
-    def event(keepers: Sequence[Keeper]) -> list[WaitingEvent]:
-        """The row of the event, which lists everything that ever opened the epoch."""
-        made = KeyRecovered(
-            group=recovered.of.group.hex(),
-            epoch=recovered.of.epoch,
-            wrong_shares=len(recovered.wrong),
-            provider=keeper.kind,
-            keepers=tuple(each.encode().hex() for each in keepers),
-            by=officer.officer,
-        )
-        return _events(seal, recovered, made)
-
-    recovery.move(keeper, "coffer keys recover", clock_ms(), event)
+    refused: CofferError | None = None
+    with ExitStack() as opened:
+        provider = recovery.provider(provider_of(config.keys, archive.archive_id))
+        try:
+            keyring = opened.enter_context(changing_keys(config, provider)).keyring
+        except IntegrityError as error:
+            keyring, refused = open_keyring(archive, provider), error
+            opened.callback(keyring.close)
+        if key_file.exists():
+            durable.tidy(key_file)
+        else:
+            passphrase = passphrase_of(config.keys)
+            generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
+        made = partial(_event, keyring, recovered, keeper.kind, officer)
+        recovery.move(keyring, keeper, "coffer keys recover", made)
+    if refused is not None:
+        raise UnavailableError(
+            f"the key is recovered and kept by {key_file}, and that is not signed yet, because the archive does not"
+            f" open for writing: {refused}",
+            hint=f"name {key_file} in [keys] key_file; then: {refused.hint()}",
+        ) from refused
     return proof
 
 
-def _events(seal: Secret | None, recovered: Recovered, event: Event) -> list[WaitingEvent]:
-    """Return the event, or none if the shares do not give the key that seals it."""
-    if seal is None:
-        return []
-    return [outbox.enclosed_under(seal, recovered.of.archive_id, Occurrence(event, clock_ms()))]
+def _event(
+    keyring: Keyring, recovered: Recovered, provider: str, officer: Principal, keepers: Sequence[Keeper]
+) -> WaitingEvent:
+    """The event of a recovery, which lists everything that ever opened the epoch."""
+    made = KeyRecovered(
+        group=recovered.of.group.hex(),
+        epoch=recovered.of.epoch,
+        wrong_shares=len(recovered.wrong),
+        provider=provider,
+        keepers=tuple(each.encode().hex() for each in keepers),
+        by=officer.officer,
+    )
+    return outbox.enclosed(keyring, Occurrence(made, clock_ms()))
 
 
 def _other_epoch(proof: RecoveryProof) -> UnavailableError:
@@ -140,7 +166,7 @@ def _other_epoch(proof: RecoveryProof) -> UnavailableError:
 def _require_usable(keeper: KekProvider, key_file: Path) -> None:
     try:
         keeper.health()
-    except FormatError as error:
+    except KeyUnavailableError as error:
         raise ConfigError(
             f"{key_file} already exists and cannot be used: {error}",
             hint="move it away, or name another one with --key-file",

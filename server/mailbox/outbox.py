@@ -12,14 +12,13 @@ from typing import Protocol
 from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.format.entry import Appended, Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
-from coffer.keys.crypto import aead, derive
+from coffer.keys.crypto import derive
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import events
-from coffer.keys.memory.secret import Secret
 from coffer.keys.values.waiting_event import UNIQUE, WaitingEvent
 
-__all__ = ["deliver", "enclosed", "enclosed_under", "header_of"]
+__all__ = ["deliver", "enclosed", "header_of"]
 
 
 class Log(Protocol):
@@ -42,12 +41,7 @@ class Reader(Protocol):
 
 def enclosed(keyring: Keyring, event: Occurrence) -> WaitingEvent:
     """Seal an event, to be written into the keyring together with the change that it records."""
-    return enclosed_under(keyring.archive_key(derive.EVENT), keyring.archive_id, event)
-
-
-def enclosed_under(key: Secret, archive_id: bytes, event: Occurrence) -> WaitingEvent:
-    """As `enclosed`, under the archive's event key, where no provider opens the keyring."""
-    entry = event.seal(key, archive_id, os.urandom(aead.SALT))
+    entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom)
     assert isinstance(entry.body, bytes)
     return WaitingEvent(entry.kind, event.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
 

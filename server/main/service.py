@@ -25,6 +25,7 @@ from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
+from coffer.server.maintenance.index_job import IndexJob
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
 from coffer.server.observe.collectors import Vitals
@@ -108,12 +109,14 @@ class Server:
             )
         self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
+        archive.expect_check()
+        self._jobs.start(IndexJob(archive, self._metrics, config.storage.scrub_days))
         self._open_doors(services)
         self._jobs.start(RekeyJob(services))
         self._jobs.start(EpochJob(archive, self._metrics))
         if config.storage.scrub_days:
             self._jobs.start(ScrubJob(archive, self._metrics, config.storage.scrub_days))
-        self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.log.last_ms))
+        self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.last_record_ms))
         self._jobs.start(SettlementJob(archive))
         keep_objects()
         self._state = ""
@@ -165,8 +168,8 @@ class Server:
         concerns: list[str] = []
         if archive is not None:
             concerns += [*archive.concerns(), *planted.concerns(archive.folder)]
-            if not archive.index.is_loaded:
-                concerns.append("the index is being read: objects are stored, queries wait")
+            if not archive.is_checked:
+                concerns.append("the index is being checked: objects are stored, queries are answered with busy")
         if logs.is_losing():
             concerns.append(f"the log cannot be written: {logs.lost()} lines are lost")
         return [*concerns, *self._workers.concerns(), *self._jobs.concerns()]

@@ -3,6 +3,7 @@
 Rule: reads only, beside a possible writer; without a key, only accidents are found (`server.maintenance.offline`).
 """
 
+from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.report import Finding
@@ -13,13 +14,14 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.maintenance.keyring_history import LoggedEvents, contradictions
 
 __all__ = ["inspect_with_keys"]
 
 
 def inspect_with_keys(config: Config, *, rows: bool) -> list[Finding]:
     """Return what the keyring's signing key contradicts, and, if `rows`, what somebody without a key did to rows of the
-    keyring and the index. Raises as `Keyring.open`.
+    keyring and the index, and how the whole log contradicts the keyring. Raises as `Keyring.open`.
 
     `rows` only after a look without a key found both readable (`server.maintenance.offline`).
     """
@@ -27,6 +29,8 @@ def inspect_with_keys(config: Config, *, rows: bool) -> list[Finding]:
     keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
     try:
         found = [*_strange_signer(folder, keyring), *(_altered_rows(folder, keyring) if rows else [])]
+        if rows:
+            found += _unlike_the_log(folder, keyring)
     finally:
         keyring.close()
     return [Finding(0, 0, None, what) for what in found]
@@ -46,13 +50,26 @@ def _strange_signer(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
     ]
 
 
+def _unlike_the_log(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
+    """How holds, requests, epochs and shares differ from what the whole log says of them."""
+    try:
+        found = contradictions(folder, keyring, LoggedEvents())
+    except CofferError:
+        return []  # the verification reports a log that cannot be read
+    return [f"the keyring: {what} (coffer keys audit)" for what in found]
+
+
 def _altered_rows(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
     found: list[str] = []
+    reader = LogReader(folder)
     try:
         if (what := keyring.complaint()) is not None:
             found.append(f"the keyring: {what}")
-        if opening.exists(folder.index / "data.mdb") and (what := check_with_key(folder.index, keyring)) is not None:
-            found.append(f"the index: {what} (keep a copy of it; coffer index rebuild creates it anew)")
+        there = opening.exists(folder.index / "data.mdb")
+        if there and (what := check_with_key(folder.index, keyring, reader)) is not None:
+            found.append(f"the index: {what} (coffer index rebuild creates it anew, and keeps this one in lost+found)")
     except CofferError as error:
         found.append(str(error))
+    finally:
+        reader.close()
     return found

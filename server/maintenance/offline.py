@@ -7,6 +7,7 @@ Rule: a session takes the writer's lock and never opens the log for writing; the
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
@@ -42,15 +43,20 @@ __all__ = [
 ]
 
 
+_PUT_BACK: Final = "stop the server, put the newest copy of the keyring folder back, then run coffer recover show"
+
+
 @dataclass(frozen=True, slots=True)
 class KeyringInspection:
     """What the keyring shows without its key: the checkpoint it remembers, what is wrong, whether its rows can be read,
-    and why nothing may be written with it, if it lacks keys of the log."""
+    why nothing may be written with it, if it is damaged or lacks keys of the log, and whether it is there and whole: if
+    not, nothing but its newest copy helps."""
 
     remembered: Checkpoint | None
     findings: tuple[Finding, ...]
     readable: bool = True
     objection: HistoryError | None = None
+    is_usable: bool = True
 
 
 def inspect_index(folder: ArchiveFolder) -> list[Finding]:
@@ -63,8 +69,8 @@ def inspect_index(folder: ArchiveFolder) -> list[Finding]:
 def inspect_keyring(folder: ArchiveFolder) -> KeyringInspection:
     """Inspect the keyring of an archive, if it has one; also beside a writer."""
     if not opening.exists(folder.keyring / "data.mdb"):  # a copy of the log alone is complete in itself
-        gone = HistoryError("there is no keyring beside the log", hint="restore its newest copy")
-        return KeyringInspection(None, (), objection=gone)
+        gone = HistoryError("there is no keyring beside the log", hint=_PUT_BACK)
+        return KeyringInspection(None, (), is_usable=False, objection=gone)
     try:
         signed = read_checkpoint(folder)  # before the keyring, which learns of a checkpoint first
     except IntegrityError:
@@ -86,7 +92,11 @@ def inspect_keyring(folder: ArchiveFolder) -> KeyringInspection:
     objection = lacking.objection(0) if state.lacks or forgotten else None
     if state.lacks:
         found.append(str(objection))
-    return KeyringInspection(remembered, tuple(Finding(0, 0, None, what) for what in found), state.readable, objection)
+    if state.complaint is not None:
+        named = state.complaint if not state.readable else f"the keyring: {state.complaint}"
+        objection = HistoryError(named, hint=_PUT_BACK)
+    seen = tuple(Finding(0, 0, None, what) for what in found)
+    return KeyringInspection(remembered, seen, state.readable, objection, is_usable=state.complaint is None)
 
 
 def settle_findings(folder: ArchiveFolder) -> None:
@@ -129,13 +139,13 @@ def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
 @dataclass(frozen=True, slots=True)
 class OfflineSession:
     """The archive under the writer's lock, its log closed; `remembered` is the checkpoint that its keyring remembers,
-    `outside` the one that its mark names, `objection` what the keyring lacks of the log or of the mark, if anything,
+    `outside` its mark, `objection` what the keyring lacks of the log or of the mark, if anything,
     and `lost_holds` are the holds among it."""
 
     folder: ArchiveFolder
     keyring: Keyring
     remembered: Checkpoint | None
-    outside: Checkpoint | None
+    outside: Mark | None
     objection: HistoryError | None
     lost_holds: tuple[LostHold, ...] = ()
 
@@ -182,8 +192,7 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
                 finish(folder, keyring)
             mark = MarkFile.of(config, folder.archive_id).find()
             objection = late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
-            outside = mark.checkpoint if mark else None
-            yield OfflineSession(folder, keyring, late.remembered, outside, objection, late.lost_holds(keyring))
+            yield OfflineSession(folder, keyring, late.remembered, mark, objection, late.lost_holds(keyring))
         finally:
             reader.close()
             keyring.close()

@@ -18,6 +18,7 @@ from coffer.archive.verify.scrub import Scrub, ScrubStep, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.server.engine.archive import ReadableArchive
+from coffer.server.maintenance.index_job import is_about_index
 from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
 
@@ -99,7 +100,8 @@ class ScrubJob:
     def _settle(self, step: ScrubStep) -> None:
         """Drop findings that a second reading, of the whole segment, did not confirm."""
         segments = {0, step.segment} if not step.is_resumed else {0}
-        for entry in self.findings.settle(segments, step.findings):
+        others = [Finding(0, 0, None, each.what) for each in self.findings.entries() if is_about_index(each)]
+        for entry in self.findings.settle(segments, [*step.findings, *others]):
             _log.info("a finding was not confirmed", name="finding.dropped", finding=entry.name, what=entry.what)
 
     def _report(self, finding: Finding) -> None:

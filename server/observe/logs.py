@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TextIO
 
+from coffer.keys.crypto.hedge import first_key
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Logging
 from coffer.server.observe.log_format import as_json, as_text
@@ -41,7 +42,7 @@ _RATE_SECONDS: Final = 10.0
 _RATE_LINES: Final = 20
 _level = [logging.INFO]
 _sink = [LogSink(None)]
-_id_key = [Secret(os.urandom(32))]  # a key of this process until the archive's own is known
+_id_key = [first_key(os.urandom)]  # a key of this process until the archive's own is known
 
 
 def use_id_key(key: Secret) -> None:

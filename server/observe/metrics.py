@@ -78,6 +78,9 @@ class Metrics:
             "coffer_clock_doubts",
             "Times that the clock jumped, lay before the log's last record, or was in doubt at start.",
         )
+        self._index_altered = gauge(
+            "coffer_index_altered", "Whether the last check found that the index was altered or contradicts the log."
+        )
         self._scrubbed = counter("coffer_scrub_records", "Records whose bodies the scrub has read.")
         self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of the bodies that the scrub has read.")
         ProcessCollector(registry=registry)
@@ -114,6 +117,10 @@ class Metrics:
         self._clock.set(float(in_doubt))
         if in_doubt:
             self._clock_doubts.inc()
+
+    def index_checked(self, is_right: bool) -> None:
+        """Record how a check of the whole index ended."""
+        self._index_altered.set(float(not is_right))
 
     def scrubbed(self, records: int, size: int) -> None:
         """Count `records` bodies that the scrub has read, `size` bytes together."""

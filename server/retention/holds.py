@@ -135,7 +135,9 @@ class Holds:
         )
 
     def matching_holds(self, studies: Iterable[Iterable[Part]]) -> list[MatchingHold]:
-        """Return the holds that keep any of these studies, given all parts of each; a clock in doubt ends none."""
+        """Return the holds that keep any of these studies, given all parts of each; a clock in doubt ends none. Raises
+        IntegrityError for a keyring that is not as it was written: a hold may have been taken from it."""
+        self._archive.keyring.require_whole()
         holds, day = self.all(), today(granting_ms(self._archive.keyring))
         return [found for parts in studies for found in matching_holds(holds, parts, day)]
 
@@ -207,7 +209,7 @@ class HoldAdmin(Holds):
     def _token(self, hold: Hold) -> bytes:
         if hold.study_uid:
             return self._archive.index.study_token(hold.study_uid)
-        key = self._archive.keyring.archive_key(derive.NOTE)
+        key = self._archive.keyring.archive_key(derive.HOLD)
         issuer = f"\0{hold.issuer}" if hold.issuer else ""
         what = f"{hold.kind}\0{hold.patient_id or hold.sop_instance}{issuer}"
         return hmac_sha256(key, what.encode())[:_TOKEN_BYTES]

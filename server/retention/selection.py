@@ -217,7 +217,7 @@ def require_same(archive: ReadableArchive, selection: Iterable[PartToShred], now
         if not is_same or not {*each.others} <= {*then.others}:
             raise AccessDeniedError(
                 "a study has changed since this was requested: objects or patients were added",
-                hint="look at the study now (--dry-run) and request again; coffer shred cancel cancels a request",
+                hint="look at the study now (--dry-run) and request again; coffer shred cancel REQUEST ends it",
             )
 
 

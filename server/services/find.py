@@ -70,9 +70,13 @@ class Finder:
     ) -> Iterator[dict[int, Values] | None]:
         """As `rows`, with the pauses of `index.query.query`, for a caller that was permitted."""
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
-        matches = self._archive.index.query_in_steps(level, keys, model)
+        matches = self._once_checked(self._archive.index.query_in_steps(level, keys, model))
         _log.info("find", name="query.started", calling_ae=caller.ae_title, level=level, model=model)
         return (None if match is None else self._complete(match, keys, level) for match in matches)
+
+    def _once_checked(self, matches: Iterator[dict[int, Values] | None]) -> Iterator[dict[int, Values] | None]:
+        yield from self._archive.checking()
+        yield from matches
 
     def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:
         row = {tag: match.get(tag, ()) for tag in keys if tag != SPECIFIC_CHARACTER_SET}

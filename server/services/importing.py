@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from coffer.index.dicom.headers import scan
-from coffer.keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
+from coffer.keys.errors import (
+    CofferError,
+    IndexAlteredError,
+    InputError,
+    KeyUnavailableError,
+    MismatchError,
+    UnavailableError,
+)
 from coffer.server.access.principal import Principal
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import StoreOutcome, StoreRequest
@@ -58,8 +65,8 @@ class Importer:
     def put(self, path: Path) -> Result:
         """Store one file; durable on return of STORED or DUPLICATE.
 
-        Raises UnavailableError if the archive cannot continue. The content of a file never raises: the files after it
-        are imported whatever its outcome.
+        Raises UnavailableError if the archive cannot continue, IndexAlteredError. The content of a file never raises:
+        the files after it are imported whatever its outcome.
         """
         try:
             with path.open("rb") as file:
@@ -88,6 +95,8 @@ class Importer:
         outcome, size = self._send(path, found, sop_class, sop_instance, keep_meta=claimed)
         if isinstance(outcome.error, MismatchError) and claimed and (own := self._identity(path, found)):
             outcome, size = self._send(path, found, *own, keep_meta=False)
+        if isinstance(outcome.error, IndexAlteredError):
+            raise outcome.error  # not of this file: nothing can be stored
         if outcome.error is not None:
             is_shortage = isinstance(outcome.error, UnavailableError | KeyUnavailableError)
             return Result(path, Outcome.FAILED, str(outcome.error), size, is_shortage)

@@ -166,6 +166,7 @@ class Retriever:
         without_study: bool,
         caller: Principal,
     ) -> Iterator[StoredInstance | None]:
+        yield from self._archive.checking()
         issuer = None
         if PATIENT_ID in chosen:
             if not said and STUDY_UID not in chosen:
@@ -236,6 +237,7 @@ class Retriever:
     def _found(
         self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None
     ) -> Iterator[StoredInstance | None]:
+        yield from self._archive.checking()
         count = 0
         for row in self._archive.index.locate_in_steps(keys, issuer):
             count += row is not None

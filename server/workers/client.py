@@ -13,10 +13,11 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
+from coffer.keys.memory.secret import Secret
 from coffer.server.workers.checks import MAX_REQUEST_BYTES, BrokenRule
 from coffer.server.workers.rights import Rights
 from coffer.server.workers.search import Search
-from coffer.server.workers.transport import SEALS, LineClosed, Wire, framed
+from coffer.server.workers.transport import SEALS, LineClosed, Wire, framed, poured
 
 __all__ = ["Client"]
 
@@ -39,6 +40,7 @@ class Client:
         self.is_gone = False
         self.stuck_since: float | None = None  # since when an answer waits to be read
         self._out = bytearray()
+        self._beside: int | None = None  # the pipe with a key that belongs to the answer
         self._map: mmap.mmap | None = None
         self._strays = 0
 
@@ -72,23 +74,41 @@ class Client:
             self._drop_strays()
         return message
 
-    def answer(self, reply: bytes, now: float) -> None:
-        """Send a reply, as far as the worker reads it now. Raises LineClosed."""
+    def answer(self, reply: bytes, now: float, key: Secret | None = None) -> None:
+        """Send a reply, with a key in a pipe beside it, as far as the worker reads it now. Raises LineClosed."""
         self.is_owed = False
         self._out += framed(reply)
         self.stuck_since = now
+        if key is not None:
+            try:
+                self._beside = poured(key)
+            except OSError as error:
+                raise LineClosed from error
         self.push()
 
     def push(self) -> None:
         """Send more of the pending answer. Raises LineClosed."""
         try:
             while self._out:
-                del self._out[: self.wire.socket.send(self._out)]
+                del self._out[: self._send()]
         except BlockingIOError:
             return
         except OSError as error:
             raise LineClosed from error
         self.stuck_since = None
+
+    def _send(self) -> int:
+        """Send what the kernel takes of the answer, with the key beside its first bytes. Raises OSError."""
+        if self._beside is None:
+            return self.wire.socket.send(self._out)
+        sent = socket.send_fds(self.wire.socket, [self._out], [self._beside])
+        self._drop_beside()
+        return sent
+
+    def _drop_beside(self) -> None:
+        if self._beside is not None:
+            os.close(self._beside)
+            self._beside = None
 
     # Bodies
 
@@ -141,5 +161,6 @@ class Client:
             self.search = None
         self.wire.close()
         self._out.clear()
+        self._drop_beside()
         self.stuck_since = None
         self.unmap()

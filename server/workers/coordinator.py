@@ -233,10 +233,10 @@ class Coordinator:
                 self._put(client, request)
             case StudyKeyFor(part):
                 client.rights.show(part)
-                self._reply(client, lambda: _given(client, self._committer.study_key(part)))
+                self._give(client, lambda: self._committer.study_key(part))
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
-                self._reply(client, lambda: _given(client, self._archive.keyring.study(key_id)))
+                self._give(client, lambda: self._archive.keyring.study(key_id))
             case Renew(key_id):
                 client.rights.require_given(key_id)
                 self._reply(client, lambda: self._renewed(key_id))
@@ -260,6 +260,15 @@ class Coordinator:
         except CofferError as error:
             reply = messages.failed(error)
         client.answer(messages.encode(reply), time.monotonic())
+
+    def _give(self, client: Client, find: Callable[[], StudyKey]) -> None:
+        try:
+            key = find()
+        except CofferError as error:
+            client.answer(messages.encode(messages.failed(error)), time.monotonic())
+        else:
+            client.rights.give(key.key_id)
+            client.answer(messages.encode(Key(key.key_id, LEASE_SECONDS)), time.monotonic(), key.dek)
 
     def _send_found(self) -> None:
         """Send the parts that searches have found meanwhile."""
@@ -326,8 +335,3 @@ class Coordinator:
             replies = [messages.encode(Done(result)) for result in results]
         for (client, _), reply in zip(part, replies, strict=True):
             self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]
-
-
-def _given(client: Client, key: StudyKey) -> Key:
-    client.rights.give(key.key_id)
-    return Key(key.key_id, key.dek.reveal(), LEASE_SECONDS)

@@ -24,6 +24,9 @@ Feed: TypeAlias = Callable[[int], Changes]  # the keyring's feed behind a number
 class Asks(Protocol):
     """The line to the committing process."""
 
+    def ask_for_key(self, request: StudyKeyFor | KeyOf) -> tuple[Key, Secret]:
+        """As `ask`, for a key."""
+
     def ask(self, request: Request, kind: type[R]) -> R:
         """Send a request and wait for its reply. Raises the error that the other end raised."""
 
@@ -59,8 +62,8 @@ class HeldKey:
             return held.key
         # The number is read before the request: a key that is taken away in between is found in the feed.
         self._number = self._feed(self._number).counter
-        reply = self._line.ask(wanted, Key)
-        key = StudyKey(reply.key_id, Secret(reply.dek))
+        reply, dek = self._line.ask_for_key(wanted)
+        key = StudyKey(reply.key_id, dek)
         self._held = _Held(wanted, key, now + reply.lease_seconds, reply.lease_seconds, self._number)
         return key
 
@@ -84,12 +87,14 @@ class HeldKey:
         """Drop the key: the next use requests it."""
         self._held = None
 
-    def drop_if_over(self) -> None:
-        """Drop the key if its lease is over or it was taken away, so that an idle association keeps none. Raises
-        UnavailableError, IntegrityError for the keyring."""
+    def drop_if_over(self) -> bool:
+        """Drop the key if its lease is over or it was taken away, so that an idle association keeps none; return
+        whether it was dropped. Raises UnavailableError, IntegrityError for the keyring."""
         held = self._held
         if held is not None and (self._clock() >= held.until or self._is_gone(held)):
             self.drop()
+            return True
+        return False
 
     def _is_gone(self, held: _Held) -> bool:
         number, gone = self._feed(held.seen)

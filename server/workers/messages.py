@@ -183,11 +183,11 @@ class Sent(ObserverCall, frozen=True):
 
 
 class Key(_Message, frozen=True):
-    """A study key, and for how long after the request it may be used. It crosses a socket inside this machine's
-    kernel, and is kept until then at most, unless it is renewed (`server.workers.held_key`)."""
+    """A study key, and for how long after the request it may be used: it is kept until then at most, unless it is
+    renewed (`server.workers.held_key`). The key itself comes in a pipe beside the message
+    (`server.workers.transport`)."""
 
     key_id: bytes
-    dek: bytes
     lease_seconds: float
 
 

@@ -8,7 +8,7 @@ which key is the right one.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.reader import LogReader
@@ -17,6 +17,7 @@ from coffer.index.query.locate import Located
 from coffer.keys.clock import boot_seconds
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import UnavailableError
+from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.engine.bodies import Bodies
@@ -47,8 +48,9 @@ from coffer.server.workers.messages import (
     Stop,
     StudyKeyFor,
 )
-from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
+from coffer.server.workers.transport import LineClosed, SharedMemory, Wire, drawn
 
+_KEY_BYTES: Final = 32
 R = TypeVar("R", Key, Renewed, Done, Rows, Places)
 
 
@@ -73,6 +75,20 @@ class Line:
             raise messages.error_of(reply)
         assert isinstance(reply, kind)
         return reply
+
+    def ask_for_key(self, request: messages.StudyKeyFor | messages.KeyOf) -> tuple[messages.Key, Secret]:
+        """As `ask`, for a key; returns the reply and the 32-byte key that came beside it."""
+        reply = self.ask(request, messages.Key)
+        fds = self._wire.take_fds()
+        try:
+            if len(fds) != 1:
+                raise LineClosed
+            return reply, drawn(fds[0], _KEY_BYTES)
+        except LineClosed as error:
+            raise UnavailableError("the committing process sent no key", hint="see the server's log") from error
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def send(self, request: messages.Request) -> None:
         """Send a message without a reply; it is dropped if the other end has closed."""
@@ -224,7 +240,13 @@ class RemoteServices:
         self.finder = _Finder(line)
         self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
 
-    def drop_keys(self) -> None:
-        """Drop the keys whose lease is over or that were taken away. Raises UnavailableError, IntegrityError."""
+    def end(self) -> None:
+        """Drop every key: the association has ended."""
         for held in self._held:
-            held.drop_if_over()
+            held.drop()
+
+    def drop_keys(self) -> bool:
+        """Drop the keys whose lease is over or that were taken away; return whether there were any. Raises
+        UnavailableError, IntegrityError."""
+        first, second = (held.drop_if_over() for held in self._held)
+        return first or second

@@ -13,6 +13,7 @@ import struct
 from typing import Final
 
 from coffer.keys.errors import UnavailableError
+from coffer.keys.memory.secret import Secret
 
 _LENGTH: Final = struct.Struct(">I")
 _MOST_BYTES: Final = 256 << 20
@@ -111,6 +112,34 @@ class Wire:
         self.socket.close()
         for fd in self.take_fds():
             os.close(fd)
+
+
+def poured(secret: Secret) -> int:
+    """Return a descriptor that a key can be read from once: a pipe, so that no message has it, whose copies stay in the
+    memory of two processes. The caller sends and closes it. Raises OSError."""
+    out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        secret.use(lambda key: os.write(into, key))
+    except BaseException:
+        os.close(out)
+        raise
+    finally:
+        os.close(into)
+    return out
+
+
+def drawn(fd: int, size: int) -> Secret:
+    """Return the key that `poured` put there, straight into the memory of secrets. Raises LineClosed where there is
+    none, or another size of it."""
+
+    def fill(place: memoryview) -> None:
+        try:
+            if os.readv(fd, [place]) != size or os.read(fd, 1):
+                raise LineClosed
+        except OSError as error:
+            raise LineClosed from error
+
+    return Secret.filled(size, fill)
 
 
 class SharedMemory:

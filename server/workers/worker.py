@@ -27,6 +27,7 @@ from coffer.keys.crypto import selftest
 from coffer.keys.errors import CofferError
 from coffer.keys.inspect.view import KeyringView
 from coffer.keys.memory import hardening
+from coffer.keys.memory.heap import sweep
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
@@ -85,6 +86,7 @@ class Worker:
         self._reader = LogReader(folder)
         self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
+        self._has_dropped = False  # keys, since the heap was swept
         self._policy = policy_of(config)
         self._rules = rules_of(config)
         self._associations = Associations()
@@ -126,6 +128,8 @@ class Worker:
 
         def over() -> None:
             self._services.discard(services)
+            services.end()
+            self._has_dropped = True
             self._acceptors.pop(number, None)
             end.close()
 
@@ -160,10 +164,14 @@ class Worker:
                 control.send(messages.encode(Pulse(self._shortage.now(), logs.lost(), idle)))
 
     def _drop_keys(self) -> None:
-        """Drop the keys that no association may use any more, those of idle ones included."""
+        """Drop the keys that no association may use any more, those of idle ones included, and what is left of any in
+        the heap."""
         with contextlib.suppress(CofferError):  # the next request for a key raises it
             for services in list(self._services):
-                services.drop_keys()
+                self._has_dropped |= services.drop_keys()
+        if self._has_dropped:
+            self._has_dropped = False
+            sweep()
 
     def quit(self, grace_seconds: float) -> None:
         """Let running operations finish, for at most `grace_seconds`."""

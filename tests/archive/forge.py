@@ -6,6 +6,8 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from coffer.archive.events import codec
+from coffer.archive.events.clocks import LogEpochBegun
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import NO_TAG, Kind, RecordHeader, genesis_hash, trailer
@@ -15,7 +17,6 @@ from coffer.archive.tree.checkpoint_history import begin
 from tests.archive.conftest import ORIGIN, SIGNER
 
 ARCHIVE_ID = bytes(range(16))
-BEGUN = b'{"code":"log.epoch_begun"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,15 @@ class ForgedSegment:
     behind: bytes = b""
 
 
-def begun(time_ms: int) -> Forged:
-    """The record that begins an epoch."""
-    return Forged(time_ms, kind=Kind.LOG_EPOCH, body=BEGUN, key_id=bytes(16), content_id=sha256(BEGUN).digest())
+def begun_body(epoch: int) -> bytes:
+    """The body of the record that begins this epoch."""
+    return codec.encode(LogEpochBegun(epoch=epoch, holder="test", why="an example"))
+
+
+def begun(time_ms: int, epoch: int = 1) -> Forged:
+    """The record that begins this epoch."""
+    body = begun_body(epoch)
+    return Forged(time_ms, kind=Kind.LOG_EPOCH, body=body, key_id=bytes(16), content_id=sha256(body).digest())
 
 
 def forge(path: Path, segments: Sequence[ForgedSegment]) -> ArchiveFolder:
@@ -55,7 +62,7 @@ def forge(path: Path, segments: Sequence[ForgedSegment]) -> ArchiveFolder:
     folder.commit()
     tree, head = Frontier(), genesis_hash(ARCHIVE_ID)
     for number, segment in enumerate(segments, 1):
-        start = SegmentHeader(ARCHIVE_ID, number, tree.size, head, 0, segment.log, segment.epoch)
+        start = SegmentHeader(ARCHIVE_ID, number, tree.size, head, segment.log, segment.epoch)
         data, offsets = bytearray(start.serialize()), []
         for each in segment.records:
             offsets.append(len(data))

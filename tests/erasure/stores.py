@@ -80,7 +80,7 @@ class MemoryProvider:
         if epoch not in store.secrets:
             store.secrets[epoch] = store.ever[epoch] = self._random(32)
         place = epoch.to_bytes(4, "big")
-        return place + aead.seal(Secret(store.secrets[epoch]), context, kek.reveal(), self._random(aead.SALT))
+        return place + aead.seal(Secret(store.secrets[epoch]), context, kek.reveal(), self._random)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         kek = self._reached().opens(int.from_bytes(wrapped[:4], "big"), wrapped, context)

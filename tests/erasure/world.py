@@ -120,7 +120,12 @@ class World:
         self._close()
         recovery = Recovery(self.folder, combine({str(s.index): s for s in shares if s.of == of}))
         recovery.prove()
-        assert recovery.move(self.places[new].provider(random_from(self.path)), "test", NOW)
+        provider = self.places[new].provider(random_from(self.path))
+        ring = Keyring.open(
+            self.folder, recovery.provider(provider), False, random_from(self.path + "/ring"), lambda: NOW
+        )
+        assert recovery.move(ring, provider, "test", lambda _: left(b"event", of.group))
+        ring.close()
 
     def do_change(self) -> None:
         self._rotate(self.places[1].kind if self.current == "file" else "file")

@@ -40,12 +40,14 @@ def test_the_second_reader_reads_it() -> None:
     assert Rules("H", {"B": "K", "A": "Ä"}, "first", {"C": "newest"}).digest == reader_index.rules_digest(
         "H", {"A": "Ä", "B": "K"}, "first", {"C": "newest"}
     )
-    reader_index.check_sum(golden["tables"], bytes.fromhex(golden["sum_key"]))
-    with pytest.raises(ValueError, match="sum"):
-        reader_index.check_sum(golden["tables"], bytes(32))
+    sums = bytes.fromhex(golden["sum_rows"]), bytes.fromhex(golden["sum_mask"])
+    reader_index.check_sum(golden["tables"], *sums)
+    for wrong in ((sums[0], bytes(32)), (bytes(32), sums[1])):
+        with pytest.raises(ValueError, match="sum"):
+            reader_index.check_sum(golden["tables"], *wrong)
     meta[b"epoch".hex()] = (4).to_bytes(8, "big").hex()
     with pytest.raises(ValueError, match="sum"):
-        reader_index.check_sum(golden["tables"], bytes.fromhex(golden["sum_key"]))
+        reader_index.check_sum(golden["tables"], *sums)
     with pytest.raises(ValueError, match="commitment"):
         reader_index.read(golden["tables"], *keys, bytes(16), make_index.SOP)
 

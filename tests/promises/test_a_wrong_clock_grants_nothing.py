@@ -265,6 +265,17 @@ def test_a_clock_that_goes_back_behind_the_log_is_in_doubt_and_shortens_no_windo
     assert (doubted.last_record_ms or 0) > doubted.wall_ms
 
 
+def test_a_clock_that_is_wrong_after_a_start_of_the_machine_shows_before_anything_is_written(world: World) -> None:
+    world.clock.jump(-20 * YEAR_MS)
+    world.clock.restart()
+    assert "the log's last record is of" in run("clock", "show", code=1).output
+    assert "last record" in str(told("status")["clock"])
+    assert world.codes() == []  # both only read
+    world.clock.jump(20 * YEAR_MS)
+    assert "not in doubt" in run("clock", "show").output
+    assert told("status")["clock"] is None
+
+
 def test_a_machine_that_started_with_a_clock_ahead_is_found_out_when_it_is_set_right(world: World) -> None:
     world.clock.restart()
     world.clock.jump(YEAR_MS)  # nothing shows that it was not switched off for so long

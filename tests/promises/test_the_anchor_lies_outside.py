@@ -27,12 +27,13 @@ from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_reading, open_writer
-from tests.archive.events.samples import BY, KEY, STUDY
+from coffer.server.main.demo import sample_study
+from tests.archive.events.samples import BY, KEY
 from tests.conftest import ROOT
 from tests.keyless import change
-from tests.server.filled import run, study_files, told
+from tests.server.filled import part10, run, study_files, told
 
-HEADER, RECORD, TRAILER = 96, 160, 80
+HEADER, RECORD, TRAILER = 88, 160, 80
 THIEF = CheckpointSigner(Secret(bytes(range(32))))
 Records = list[tuple[bytes, bytes, bytes]]  # header, body, tag
 
@@ -164,7 +165,23 @@ def roll_back_all(archive: Path) -> None:
     shutil.copytree(archive.parent / "old", archive)
 
 
+def raise_the_epoch(archive: Path) -> None:
+    """The number in the segment's header is another, under a right CRC; no hash covers it."""
+    path = segment_of(archive)
+    data = path.read_bytes()
+    head = data[: HEADER - 12] + struct.pack(">Q", 3)
+    path.write_bytes(head + struct.pack(">I", zlib.crc32(head)) + data[HEADER:])
+
+
+def plant_a_segment(archive: Path) -> None:
+    """A segment without records, which names the last one rightly; but the log did not end its segment there."""
+    path, records = segment_of(archive), read(archive)
+    head = path.read_bytes()[:24] + struct.pack(">QQ", 2, len(records)) + leaf_hash(records[-1][0]) + bytes(12)
+    path.with_name("00000002.seg").write_bytes(head + struct.pack(">I", zlib.crc32(head)))
+
+
 FORGERIES = [launder, launder_to_the_first, alter_the_last, cut_whole_groups, sign_again, roll_back, roll_back_all]
+FORGERIES += [raise_the_epoch]
 
 
 @pytest.mark.parametrize("forge", FORGERIES)
@@ -176,6 +193,8 @@ def test_it_is_found_and_nothing_is_written_on_it(archive: Path, forge: Callable
     run("recover", "show", code=1)
     with open_for_service(load_config(Path("coffer.toml"))) as served:
         assert served.log.refusal is not None
+        times = [header.time_ms for _, header in served.reader.records()]
+        assert served.last_record_ms == times[-1]  # so that its clock is watched all the same
 
 
 @pytest.mark.parametrize("decide", ["accept", "renew"])
@@ -220,7 +239,7 @@ def test_another_key_is_named_with_the_right_one(archive: Path) -> None:
     assert any("the keyring's signing key" in what for what in found)
 
 
-@pytest.mark.parametrize("forge", [launder, launder_to_the_first, sign_again])
+@pytest.mark.parametrize("forge", [launder, launder_to_the_first, sign_again, raise_the_epoch, plant_a_segment])
 def test_an_auditor_without_coffer_finds_it(archive: Path, forge: Callable[[Path], None]) -> None:
     command = [sys.executable, str(ROOT / "docs/auditor/verify_coffer.py"), str(archive)]
     kept = ["--vkey", Path("vkey.txt").read_text()]
@@ -228,6 +247,58 @@ def test_an_auditor_without_coffer_finds_it(archive: Path, forge: Callable[[Path
     assert run_program(command, check=False).returncode == 17
     forge(archive)
     assert run_program([*command, *kept], check=False, capture_output=True).returncode == 1
+
+
+def test_a_planted_segment_is_refused_and_set_aside_when_somebody_decides_so(archive: Path) -> None:
+    before = told("verify")["records"]
+    plant_a_segment(archive)
+    planted = (archive / "segments" / "00000002.seg").read_bytes()
+    assert "no valid footer" in run("verify", code=1).output
+    assert "coffer recover show" in run("put", "files/0.dcm", code=3).output
+    assert (archive / "segments" / "00000002.seg").read_bytes() == planted
+    assert told("recover", "show", code=1)["records"] == before
+    run("recover", "accept-loss", "--to", str(before))
+    assert planted in [kept.read_bytes() for kept in (archive / "lost+found").iterdir()]
+    run("put", "files/0.dcm")
+    run("verify", "--level", "decrypt")
+
+
+def test_no_signature_vouches_for_an_altered_body(archive: Path) -> None:
+    """Opening does not read what a checkpoint covers. What is signed after it covers the header, and so the hash of the
+    bytes that were stored: the damage is the same finding before and after, and none once they are back."""
+    path, (header, _, _) = segment_of(archive), read(archive)[1]
+    stored = path.read_bytes()
+    at = stored.index(header) + RECORD + 9
+    path.write_bytes(stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :])
+    (before,) = told("verify", code=1)["findings"]  # type: ignore[misc]
+    signed = told("mark", "show")["records"]
+    other = next(iter(sample_study()))
+    other.SOPInstanceUID = "2.25.4711"
+    Path("other.dcm").write_bytes(part10(other))
+    run("put", "other.dcm")
+    assert int(str(told("mark", "show")["records"])) > int(str(signed))
+    (after,) = told("verify", code=1)["findings"]  # type: ignore[misc]
+    assert before == after
+    assert (after["record"], after["what"]) == (1, "the body does not match its hash")
+    run("verify", "--level", "headers")  # what was signed is as it was signed
+    grown = path.read_bytes()
+    path.write_bytes(grown[:at] + stored[at : at + 1] + grown[at + 1 :])
+    run("verify", "--level", "decrypt")
+
+
+def test_an_older_tag_is_believed_by_nobody(archive: Path) -> None:
+    """Where a checkpoint or a later tag says more, another tag in its place is no finding, and makes no difference."""
+    path, (header, body, tag) = segment_of(archive), read(archive)[1]
+    data, whole = path.read_bytes(), header + body
+    at = data.index(whole) + len(whole)
+    for other in (bytes(63) + b"\1", tag[::-1]):
+        closing = header[44:52] + other
+        end = closing + struct.pack(">I", zlib.crc32(closing))
+        path.write_bytes(data[:at] + end + data[at + len(end) :])
+        run("verify", "--level", "decrypt")
+        run("recover", "show")
+    run("put", "files/0.dcm")
+    run("verify", "--level", "decrypt")
 
 
 def test_without_any_key_from_outside_a_verification_says_so(archive: Path) -> None:
@@ -246,7 +317,7 @@ def test_a_tail_after_a_crash_is_not_taken_if_it_was_changed(archive: Path) -> N
     """A6: records that no checkpoint covers yet; dropping or swapping them leaves no true tag at the end."""
     with open_writer(load_config(Path("coffer.toml"))) as written:
         for reason in ("one", "two", "three"):
-            written.record_event(RekeyOrdered(study=STUDY, new_key=KEY, reason=reason, by=BY))
+            written.record_event(RekeyOrdered(new_key=KEY, reason=reason, by=BY))
         shutil.copytree(archive, "crashed")
     records = read(Path("crashed"))
     for changed in ([*records[:-2], records[-1]], [*records[:-2], records[-1], records[-2]]):

@@ -17,7 +17,6 @@ from coffer.archive.verify.verify import Verifier
 from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import UnavailableError
-from coffer.keys.memory.secret import Secret
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine.commit import Committed, Sealed
@@ -87,8 +86,8 @@ class Worker:
         self.hook: Callable[[Sealed, memoryview], None] | None = None
 
     def study_key(self, part: PartId) -> StudyKey:
-        reply = self.line.ask(m.StudyKeyFor(part), m.Key)
-        return StudyKey(reply.key_id, Secret(reply.dek))
+        reply, dek = self.line.ask_for_key(m.StudyKeyFor(part))
+        return StudyKey(reply.key_id, dek)
 
     def require_key(self, key_id: bytes) -> None:
         """It seals under whatever it was given."""

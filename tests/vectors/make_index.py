@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from coffer.archive.format.entry import Position, RecordId, Tip
 from coffer.index.backends.lmdb_store import LmdbRowStore
-from coffer.index.backends.row_store import TABLES
+from coffer.index.backends.row_store import SUMS, TABLES
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.tables.rows import Version
-from coffer.keys.crypto.derive import INDEX_SUM, INDEX_TOKEN, derive
+from coffer.keys.crypto.derive import INDEX_SUM, INDEX_TOKEN, SUM_MASK, SUM_ROWS, derive
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.memory.secret import Secret
@@ -55,9 +55,11 @@ def make(folder: Path) -> dict[str, Any]:
     for record in ((0, 3), (0, 5), (0, 6), (2, 7)):
         index.mark_skipped(RecordId(*record))
     index.flush()
-    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in TABLES}
+    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in (*TABLES, SUMS)}
     index.close()
-    own = {"token_key": derive(root, INDEX_TOKEN), "sum_key": derive(root, INDEX_SUM), "row_key": study.row}
+    total = derive(root, INDEX_SUM)
+    own = {"token_key": derive(root, INDEX_TOKEN), "row_key": study.row}
+    own |= {"sum_rows": derive(total, SUM_ROWS), "sum_mask": derive(total, SUM_MASK)}
     return {"tables": tables, **{name: key.reveal().hex() for name, key in own.items()}}
 
 

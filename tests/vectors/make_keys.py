@@ -108,6 +108,7 @@ def make(folder: Path) -> None:
     gone, (going,) = keyring.new_study(), keyring.claims.keys_for([ERASED], 6)
     shred.schedule(keyring, {gone.key_id: NAMES[0], going.key_id: NAMES[1]}, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
     shred.drop(keyring, [gone.key_id])
+    shred.forget(keyring, [gone.key_id], random)
     (old,), next_old = keyring.claims.keys_for([REPLACED], 6), keyring.new_study()
     done, under_way = (
         rekey.begin(keyring, each.key_id, name, 7, SHREDDED_MS, random, lambda made: _event(made.old, made.name))

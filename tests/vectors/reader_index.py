@@ -74,25 +74,37 @@ def applied(tables: dict[str, dict[str, str]]) -> dict[int, tuple[int, bytes, tu
     return found
 
 
-def check_sum(tables: dict[str, dict[str, str]], sum_key: bytes) -> None:
-    """Both sums over all rows."""
-    keyed = plain = 0
-    for place, name in enumerate(("meta", "uid", "study", "series", "instance")):
+def check_sum(tables: dict[str, dict[str, str]], row_key: bytes, mask_key: bytes) -> None:
+    """The sums of all buckets, and the sum of these."""
+    covered: dict[bytes, list[bytes]] = {}
+    for number, name in enumerate(("meta", "uid", "study", "series", "instance", "sums")):
         for key, value in ((bytes.fromhex(k), bytes.fromhex(v)) for k, v in tables[name].items()):
             if (name, key) != ("meta", b"sum"):
-                text = bytes([place]) + len(key).to_bytes(2, "big") + key + value
-                keyed += int.from_bytes(hmac.digest(sum_key, text, "sha256"), "big")
-                plain += int.from_bytes(sha256(text).digest()[:8], "big")
-    kept = bytes.fromhex(tables["meta"][b"sum".hex()])
-    keyed += int.from_bytes(hmac.digest(sum_key, b"\xff" + kept[:16], "sha256"), "big")
-    plain += int.from_bytes(sha256(kept[:48]).digest()[:8], "big")
-    if kept[16:] != (keyed % 2**256).to_bytes(32, "big") + (plain % 2**64).to_bytes(8, "big"):
+                text = bytes([number]) + len(key).to_bytes(2, "big") + key + value
+                covered.setdefault(b"" if name in {"meta", "sums"} else bytes([number]) + bucket(name, key), []).append(
+                    text
+                )
+    kept = {bytes.fromhex(k): bytes.fromhex(v) for k, v in tables["sums"].items()}
+    kept[b""] = bytes.fromhex(tables["meta"][b"sum".hex()])
+    if kept.keys() != covered.keys():
         raise ValueError("sum")
+    for place, value in kept.items():
+        mask = int.from_bytes(hmac.digest(mask_key, place + value[:16], "sha256"), "big")
+        keyed = mask + sum(int.from_bytes(hmac.digest(row_key, text, "sha256"), "big") for text in covered[place])
+        plain = sum(int.from_bytes(sha256(text).digest()[:8], "big") for text in [*covered[place], value[:48]])
+        if value[16:] != (keyed % 2**256).to_bytes(32, "big") + (plain % 2**64).to_bytes(8, "big"):
+            raise ValueError("sum")
+
+
+def bucket(table: str, key: bytes) -> bytes:
+    size, bits = {"uid": (20, 4), "study": (56, 0), "series": (56, 0), "instance": (60, 4)}[table]
+    number = int.from_bytes(key, "big") >> (8 * len(key) - size) << bits
+    return number.to_bytes((size + bits) // 8, "big")
 
 
 def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, archive_id: bytes, sop: str) -> list[Any]:
     """The study, series and instance row of a SOP Instance UID, from tables in hexadecimal."""
-    if tables["meta"][b"schema".hex()] != "00000004":
+    if tables["meta"][b"schema".hex()] != "00000005":
         raise ValueError("schema")
     reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])
     return [

@@ -115,7 +115,7 @@ def join_shares(texts: list[str]) -> tuple[bytes, int, bytes]:
                 weight = times(weight, times(other, inverse))
         for at in range(32):
             kek[at] ^= times(value[at], weight)
-    check = hmac.digest(bytes(kek), b"coffer/share/v1\0" + head, "sha256")[:16]
+    check = hmac.digest(expand("sha256", bytes(kek), b"coffer/share/v1", 32), head, "sha256")[:16]
     need(hmac.compare_digest(check, shares[0][52:68]), "check value")
     return head[25:41], int.from_bytes(head[41:45], "big"), bytes(kek)
 
@@ -149,7 +149,7 @@ class Opened:
     def derived(self, key_id: bytes) -> dict[str, str]:
         dek = self.deks[key_id]
         out = {name: expand("sha256", dek, f"coffer/{name}/v1".encode(), 32).hex() for name in ("blob", "cid", "row")}
-        return {"dek": dek.hex(), **out, "kcv": hmac.digest(dek, b"coffer/kcv/v1", "sha256")[:16].hex()}
+        return {"dek": dek.hex(), **out, "kcv": expand("sha256", dek, b"coffer/kcv/v1", 16).hex()}
 
     def vkey_and_note(self, name: str, body: bytes) -> tuple[str, str]:
         private = Ed25519PrivateKey.from_private_bytes(self.signing)
@@ -197,33 +197,33 @@ def burned_of(rows: dict[bytes, bytes]) -> dict[bytes, tuple[int, int]]:
 
 
 def check_sums(rows: dict[bytes, bytes], ark: bytes) -> None:
-    """Both sums of every bucket."""
+    """Both sums of every bucket, and that the fold knows each."""
     row_key, mask_key = (expand("sha256", ark, f"coffer/keyring-{use}/v1".encode(), 32) for use in ("sum", "mask"))
     keyed, plain = [0] * 256, [0] * 256
     for key, value in rows.items():
         if key[:1] == b"S" and len(key) > 1:
-            need(len(key) == 2 and len(value) == 64 and any(value[:8]), "a sum")
+            need(len(key) == 2 and len(value) == 80 and any(value[:8]), "a sum")
             continue
         text, bucket = struct.pack(">H", len(key)) + key + value, key[1] if len(key) > 1 else 0
         keyed[bucket] += int.from_bytes(hmac.digest(row_key, text, "sha256"), "big")
         plain[bucket] += int.from_bytes(sha256(text).digest()[:8], "big")
-    fold = rows.get(b"S")
-    need(fold is None or len(fold) == 256 * 24, "states")
+    fold = rows.get(b"S", b"")
+    need(len(fold) == 16 + 256 * 24, "fold")
     for bucket in range(256):
-        state, was = rows.get(b"S" + bytes([bucket]), b"")[:24], (fold or bytes(6144))[24 * bucket : 24 * bucket + 24]
-        need(state[:8] > was[:8] or state == was, "a bucket that was put back")
-        kept = rows.get(b"S" + bytes([bucket]), b"")
-        mask = int.from_bytes(hmac.digest(mask_key, bytes([bucket]) + kept[:24], "sha256"), "big")
-        need(kept[24:56] == ((keyed[bucket] + mask) % 2**256).to_bytes(32, "big"), "keyed sum")
-        plain[bucket] += int.from_bytes(sha256(kept[:56]).digest()[:8], "big")
-        need(kept[56:] == (plain[bucket] % 2**64).to_bytes(8, "big"), "accident sum")
+        kept, was = rows.get(b"S" + bytes([bucket]), b""), fold[16 + 24 * bucket : 40 + 24 * bucket]
+        is_new = kept[8:24] == fold[:16] and kept[:8] > was[:8]
+        need(is_new or kept[:8] + kept[24:40] == was, "a bucket that was put back, or of a copy")
+        mask = int.from_bytes(hmac.digest(mask_key, bytes([bucket]) + kept[:40], "sha256"), "big")
+        need(kept[40:72] == ((keyed[bucket] + mask) % 2**256).to_bytes(32, "big"), "keyed sum")
+        plain[bucket] += int.from_bytes(sha256(kept[:72]).digest()[:8], "big")
+        need(kept[72:] == (plain[bucket] % 2**64).to_bytes(8, "big"), "accident sum")
 
 
 def open_rows(
     rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
 ) -> Opened:
     header = rows.get(b"H", b"")
-    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x03", "header")
+    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x04", "header")
     archive_id = header[14:30]
     keks: dict[int, tuple[bytes, bytes]] = dict(known or {})
     states: dict[int, int] = {}
@@ -232,7 +232,7 @@ def open_rows(
             continue
         version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
         length = int.from_bytes(row[48:50], "big")
-        need((version, alg) == (3, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
+        need((version, alg) == (4, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
         need(length == 0 or state not in (3, 5), "a KEK of an epoch that is gone")
@@ -248,10 +248,11 @@ def open_rows(
     def unwrap(row: bytes, purpose: int, key_id: bytes) -> bytes:
         need(len(row) == 156 and row[5:8] == bytes(3), "key row")
         version, alg, found, state = struct.unpack(">HBBB", row[:5])
-        need((version, alg, found) == (3, 1, purpose) and state in (1, 2), "key row")
+        need((version, alg, found) == (4, 1, purpose) and state in (1, 2), "key row")
         epoch = int.from_bytes(row[8:12], "big")
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
-        return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:52], row[52:])
+        key = expand("sha256", keks[epoch][1], b"coffer/kek-wrap/v1", 32)
+        return unseal(key, b"coffer/dek/v1\0" + archive_id + key_id + row[:52], row[52:])
 
     ark = unwrap(rows.get(b"A", b""), 2, bytes(16))
     check_sums(rows, ark)
@@ -265,8 +266,8 @@ def open_rows(
     unfinished: dict[bytes, bytes] = {}
     for key, row in rows.items():
         if key[:1] == b"T":
-            need(len(key) == 17 and len(row) == 56 and row[:3] == b"\0\1\0" and row[3] < 2, "tombstone")
-            need((row[3] == 1) == any(row[40:]), "tombstone")
+            need(len(key) == 17 and len(row) == 56 and row[:2] == b"\0\2" and row[2] < 2 and row[3] < 2, "tombstone")
+            need((row[2] == 1) == any(row[40:]), "tombstone")
             shredded[key[1:]] = struct.unpack(">IQQ", row[4:24])
             need(row[3] == 0 or b"K" + key[1:] not in rows, "a replaced key that is still there")
             need(b"K" + key[1:] not in rows or rows[b"K" + key[1:]][4] == 2, "a shredded key that is not marked")

@@ -218,21 +218,20 @@ class Log:
             level += 1
 
     def _segment(self, data: bytes, at: int, *, is_last: bool) -> None:
-        head = data[:96]
-        must(len(head) == 96 and head[:8] == b"CFSG\0\2\0\0" and head[80:84] == LOG, "segment header")
-        must(number(head[92:]) == zlib.crc32(head[:92]), "segment header CRC")
+        head = data[:88]
+        must(len(head) == 88 and head[:8] == b"CFSG\0\3\0\0" and head[72:76] == LOG, "segment header")
+        must(number(head[84:]) == zlib.crc32(head[:84]), "segment header CRC")
         must(head[8:24] == self.archive_id and number(head[24:32]) == at, "segment of another place")
         must(number(head[32:40]) == self.tree.size and head[40:72] == self.head, "segment does not chain")
-        before, self.epoch = self.epoch, number(head[84:92])
-        begins = number(data[102:104]) == LOG_EPOCH  # the kind of its first record
-        must(self.epoch > before if begins else self.epoch == before, "epoch of the segment")
+        self.epoch += number(data[94:96]) == LOG_EPOCH  # the kind of its first record
+        must(self.epoch == number(head[76:84]), "epoch of the segment")
         stop, footer = len(data), b""
         if data[-4:] == b"CFSX":
             stop -= number(data[-44:-36])
-            must(stop >= 96, "footer length")
+            must(stop >= 88, "footer length")
             footer = data[stop:]
         must(bool(footer) or is_last, "no footer")
-        offsets, offset = [], 96
+        offsets, offset = [], 88
         while offset < stop and (footer or any(data[offset:])):  # else: room at the end
             offsets.append(offset)
             offset = self._record(data, offset, stop)
@@ -255,10 +254,12 @@ class Log:
         must(number(closing[72:76]) == zlib.crc32(closing[:72]), "record end CRC")
         kind, time_ms, flags = number(head[6:8]), number(head[16:24]), number(head[40:44])
         must(kind != REGISTER, "a kind that is not written yet")
-        must(kind != LOG_EPOCH or offset == 96, "an epoch that begins inside a segment")
+        must(kind != LOG_EPOCH or offset == 88, "an epoch that begins inside a segment")
         key_id, content_id = head[24:40], head[52:84]
         if kind == LOG_EPOCH:
             must(is_json_object(body) and not any(key_id) and content_id == head[84:116], "the record of an epoch")
+            told = json.loads(body)
+            must((told.get("code"), told.get("epoch")) == ("log.epoch_begun", self.epoch), "the epoch of the record")
         must(kind == LOG_EPOCH or time_ms > self.time_ms, "a time that is not later")
         self.records.append(
             {"kind": kind, "time_ms": time_ms, "flags": flags, "key_id": key_id, "content_id": content_id, "body": body}
@@ -283,7 +284,7 @@ class Log:
             self.group = -1
 
     def _footer(self, footer: bytes, offsets: list[int]) -> None:
-        must(108 <= len(footer) <= 33_556_588 and footer[:6] == b"CFSF\0\2", "footer")
+        must(108 <= len(footer) <= 33_556_588 and footer[:6] == b"CFSF\0\3", "footer")
         must(sha256(footer[:-44]).digest() == footer[-36:-4], "footer hash")
         hashes = [top for _, top in self.tree.hashes]
         must(number(footer[6:8]) == len(hashes), "footer roots")

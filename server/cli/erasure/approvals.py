@@ -10,7 +10,7 @@ import click
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.erasure import parts_to_shred
-from coffer.server.cli.erasure.study import report, require_reason_unless, selected_parts, selection_options
+from coffer.server.cli.erasure.study import report, require_reason_unless, selected_parts, selection_options, settle
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 
@@ -33,9 +33,9 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
     """Request a shred that another officer must approve."""
     require_reason_unless(dry_run, reason)
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.REQUEST_SHRED, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.approvals import ShredRequests
-        from coffer.server.erasure.shred import Shredding, wait_until_settled
+        from coffer.server.erasure.shred import Shredding
 
         selection = selected_parts(chosen, archive, **meant)
         if dry_run:
@@ -43,7 +43,6 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
             return
         who = admitted.principal
         request_id = ShredRequests(archive).add(selection, reason or "", who)
-        wait_until_settled(archive)
         missing = archive.config.keys.shred_approvals - 1
     if chosen.json:
         count = parts_to_shred.studies(selection)
@@ -75,9 +74,8 @@ now than when the shred was requested."""
 def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool) -> None:
     """Approve a request; the last required approval shreds."""
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.APPROVE, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.approvals import ShredRequests, waiting_requests
-        from coffer.server.erasure.shred import wait_until_settled
 
         requests = ShredRequests(archive)
         if dry_run:
@@ -88,12 +86,12 @@ def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool)
             )
             return
         waiting = dict(waiting_requests(archive)).get(request_id)
+        selection = list(waiting.selection) if waiting else []
         key_ids = requests.approve(request_id, admitted.principal)
-        if key_ids is not None:
-            report(chosen, archive, list(waiting.selection) if waiting else [], key_ids)
-            return
-        wait_until_settled(archive)
-    if chosen.json:
+        left = None if key_ids is None else settle(chosen, archive, selection, key_ids)
+    if key_ids is not None and left is not None:
+        report(chosen, selection, key_ids, left)
+    elif chosen.json:
         output.as_json({"request": request_id, "state": "requested"})
     else:
         output.say(f"request {request_id} is approved; it needs more officers")
@@ -115,12 +113,10 @@ Only a request that is not fully approved can be cancelled: a shredded study sta
 def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
     """Cancel a request before it is fully approved."""
     admitted = chosen.existing(Action.CANCEL_REQUEST, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.approvals import ShredRequests
-        from coffer.server.erasure.shred import wait_until_settled
 
         ShredRequests(archive).cancel(request_id, admitted.principal)
-        wait_until_settled(archive)
     if chosen.json:
         output.as_json({"request": request_id, "state": "cancelled"})
     else:

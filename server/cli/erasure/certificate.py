@@ -29,15 +29,16 @@ Examples:
 
 \b
 Before `coffer shred list` says effective, this issues a notice that says NOT ERASED YET, of another type and under
-another file name. It contains no name: the study is a keyed hash. --study-uid and --with-reason add more to it. Each
-certificate is recorded in the log. Needs the key file, works beside a running server. Exit code 12 for a study that
-still exists: not shredded, replaced by a rekey, stored again, or with another shredded key that can still be opened; 5
-for what was never shredded; 6 while the shred is not recorded yet.
+another file name. It contains no name. --study-uid and --with-reason add more to it; once the erasure is effective, the
+archive has forgotten the UID, and --study-uid is refused. Each certificate is recorded in the log. Needs the key file,
+works beside a running server. Exit code 12 for a study that still exists: not shredded, replaced by a rekey, stored
+again, or with another shredded key that can still be opened; 5 for what was never shredded; 6 while the shred is not
+recorded yet.
 Check it with `coffer shred check`, or docs/auditor/verify_proof.py without Coffer."""
 )
 @click.argument("names", metavar="STUDY_KEY_ID|REQUEST...", nargs=-1, required=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for one file each.")
-@click.option("--study-uid", default="", metavar="UID", help="Name the study in clear; refused if it is another study.")
+@click.option("--study-uid", default="", metavar="UID", help="Name the study in clear, while it is only scheduled.")
 @click.option("--with-reason", is_flag=True, help="Include the reason as it was typed.")
 @click.option("--officer", metavar="NAME", help="Who issues it.  [default: the account]")
 @archive_options()
@@ -48,7 +49,7 @@ def certificate(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Issue a signed certificate that studies are erased, or a notice that their erasure is scheduled."""
     admitted = chosen.existing(Action.CERTIFY, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.certificate import Certifier
 
         with output.progress("reading the log", hidden=chosen.json) as bar:

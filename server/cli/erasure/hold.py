@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from coffer.server.retention.holds import Hold
 
 
-_NOT_RECORDED = (
-    "not in the log yet: the process that writes the archive records it, on a full volume once there is space"
-)
-
-
 @click.group(
     epilog="""\b
 Examples:
@@ -68,9 +63,8 @@ def add(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Hold a study, all studies of a patient, or an object that is in no study."""
     admitted = chosen.existing(Action.HOLD, officer)
-    with admitted.open_for_keys(may_lag=True) as archive:
+    with admitted.change_keys(may_lag=True) as archive:
         from coffer.keys.clock import clock_ms
-        from coffer.server.erasure.shred import wait_until_settled
         from coffer.server.retention.holds import Hold, HoldAdmin, count_kept
 
         who = admitted.principal
@@ -86,7 +80,6 @@ def add(  # noqa: PLR0917  one parameter for each option
         )
         holds = HoldAdmin(archive)
         hold_id = holds.add(made)
-        recorded = wait_until_settled(archive)
         count = count_kept(archive.index, holds.as_stored(made))
     if not count:
         output.warn(
@@ -94,16 +87,12 @@ def add(  # noqa: PLR0917  one parameter for each option
             "check with coffer find that the UID or ID is right; the hold applies to what arrives later",
         )
     if chosen.json:
-        output.as_json(
-            {"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count, "recorded": recorded}
-        )
+        output.as_json({"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count})
         return
     output.say(f"hold {hold_id} by {who} is in effect {_until(made)}")
     output.say(
         f"it keeps {parts_to_shred.number_of(count, 'study', 'studies')} that {'is' if count == 1 else 'are'} stored"
     )
-    if not recorded:
-        output.say(_NOT_RECORDED)
 
 
 def _date(text: str | None) -> str:
@@ -170,18 +159,14 @@ Examples:
 def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
     """End a hold; the log keeps a record of it and of who ended it."""
     admitted = chosen.existing(Action.RELEASE, officer)
-    with admitted.open_for_keys(may_lag=True) as archive:
-        from coffer.server.erasure.shred import wait_until_settled
+    with admitted.change_keys(may_lag=True) as archive:
         from coffer.server.retention.holds import HoldAdmin
 
         HoldAdmin(archive).remove(hold_id, admitted.principal)
-        recorded = wait_until_settled(archive)
     if chosen.json:
-        output.as_json({"hold": hold_id, "state": "removed", "recorded": recorded})
+        output.as_json({"hold": hold_id, "state": "removed"})
         return
     output.say(f"hold {hold_id} is removed")
-    if not recorded:
-        output.say(_NOT_RECORDED)
 
 
 def _until(one: Hold) -> str:

@@ -40,7 +40,7 @@ process is changing the keys."""
 def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> None:
     """Make scheduled shreds effective: move the living keys to a new epoch, then destroy the old epochs."""
     admitted = chosen.existing(Action.FINISH_SHRED, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.finish import finish as next_step
 
         title = "ending old epochs" if destroy else "moving keys"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -70,7 +70,7 @@ def study(
     """Shred a study, a patient's part of one, all studies of a patient, or an object that is in no study."""
     require_reason_unless(dry_run, reason)
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.SHRED, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.shred import Authorization, Shredding
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
@@ -86,7 +86,8 @@ def study(
         if not yes:
             require_same(archive, selection, as_now(archive, selection))  # what was shown is what is erased
         key_ids = shredding.shred(selection, Authorization(reason or "", (admitted.principal.officer,)))
-        report(chosen, archive, selection, key_ids)
+        left = settle(chosen, archive, selection, key_ids)
+    report(chosen, selection, key_ids, left)
 
 
 def require_reason_unless(dry_run: bool, reason: str | None) -> None:
@@ -127,8 +128,16 @@ def selected_parts(  # noqa: PLR0917  one parameter for each option
         raise
 
 
-def report(chosen: Chosen, archive: KeyAdminArchive, selection: list[PartToShred], key_ids: list[bytes]) -> None:
-    """Wait until the shred is recorded, and print the result."""
+class Left(NamedTuple):
+    """What is left of a shred: until when backups may hold its keys (ms since 1970 UTC; 0: none), and whether the index
+    still holds what they sealed."""
+
+    until_ms: int
+    in_index: bool
+
+
+def settle(chosen: Chosen, archive: KeyAdminArchive, selection: list[PartToShred], key_ids: list[bytes]) -> Left:
+    """Wait until the index has dropped what was shredded, and say what is left."""
     from coffer.keys.keyring.shred import tombstones
     from coffer.server.erasure.shred import wait_until_settled
 
@@ -136,7 +145,11 @@ def report(chosen: Chosen, archive: KeyAdminArchive, selection: list[PartToShred
         settled = wait_until_settled(archive, progress=bar.reach)
     shredded = tombstones(archive.keyring)
     meant = {key_id for each in selection for key_id in each.key_ids} | {*key_ids}
-    until = max((shredded[key_id].until_ms for key_id in meant & shredded.keys()), default=0)
+    return Left(max((shredded[key_id].until_ms for key_id in meant & shredded.keys()), default=0), not settled)
+
+
+def report(chosen: Chosen, selection: list[PartToShred], key_ids: list[bytes], left: Left) -> None:
+    """Print the result of a shred, once it is signed."""
     if chosen.json:
         output.as_json(
             {
@@ -145,12 +158,11 @@ def report(chosen: Chosen, archive: KeyAdminArchive, selection: list[PartToShred
                 "older_versions": sum(each.versions - each.instances for each in selection),
                 "study_keys": [key_id.hex() for key_id in key_ids],
                 "state": "scheduled",
-                "backups_until": output.when(until),
-                "recorded": settled,
+                "backups_until": output.when(left.until_ms),
             }
         )
         return
     output.say(f"{parts_to_shred.counted(selection)}: shredded, nobody can open them")
-    output.say(f"backups of the keyring may contain their keys until {output.when(until)}")
-    if not settled:
-        output.say("the process that writes the archive will record it; coffer shred list shows when it has")
+    output.say(f"backups of the keyring may contain their keys until {output.when(left.until_ms)}")
+    if left.in_index:
+        output.say("the process that writes the archive still clears the index; coffer shred list shows when it has")

@@ -42,7 +42,7 @@ def show(ctx: click.Context, chosen: Chosen) -> None:
     from coffer.server.clock.trust import REMEDY, trust
 
     with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
-        found = trust(archive.keyring)
+        found = trust(archive.keyring, archive.last_record_ms)
     if chosen.json:
         seen = None if found.doubt is None else found.doubt._asdict()
         output.as_json({"clock_ms": found.wall_ms, "doubt": seen, "granting_ms": found.granting_ms})
@@ -83,9 +83,10 @@ def confirm(chosen: Chosen, at: str | None, reason: str, officer: str | None) ->
     from coffer.keys.mailbox import events
     from coffer.server.clock import watching
 
-    with admitted.open_for_keys(may_lag=True) as archive:
+    with admitted.change_keys(may_lag=True) as archive:
         keyring = archive.keyring
-        confirmed_ms = watching.confirm(keyring, archive.policy, reason, admitted.principal, told_ms)
+        last_ms = archive.last_record_ms
+        confirmed_ms = watching.confirm(keyring, archive.policy, reason, admitted.principal, told_ms, last_ms)
 
         def is_done() -> bool:
             return not events.waiting(keyring) and not watching.is_log_behind(keyring)

@@ -79,7 +79,7 @@ def renew(chosen: Chosen, reason: str, officer: str | None) -> None:
         return
     output.say(f"mark made  {file.path}")
     for concern in concerns:
-        output.warn(concern, "")
+        output.warn(concern, "name a place on another disk there, then: coffer mark renew --reason TEXT")
 
 
 def _facts(found: Mark | None) -> dict[str, str | int | None]:

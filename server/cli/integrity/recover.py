@@ -14,6 +14,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.archive.repair.divergence import Divergence
+    from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.engine.rollback import LostHold
 
 _DIVERGED = 1
@@ -48,13 +49,14 @@ def show(chosen: Chosen) -> None:
     folder = ArchiveFolder.open(config.archive)
     mark, seen = MarkFile.of(config, folder.archive_id).find(), inspect_keyring(folder)
     objection = seen.objection or objection_of(mark, folder)
-    history = find_divergence(folder, seen.remembered, objection, mark.checkpoint if mark else None)
+    history = find_divergence(folder, seen.remembered, objection, mark)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
         output.as_json(_as_json(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
     else:
         _say(history)
         _say_lost(lost)
+        _say_remedies(history, None if seen.is_usable else folder)
     if history.complaint is not None:
         click.get_current_context().exit(_DIVERGED)
 
@@ -219,12 +221,28 @@ def _say(history: Divergence) -> None:
             "verdict": "they agree" if history.complaint is None else str(history.complaint),
         }
     )
-    if history.complaint is not None:
+
+
+def _say_remedies(history: Divergence, keyless: ArchiveFolder | None) -> None:
+    """Print what works now. `keyless` is the archive whose keyring is gone or cannot be read: until that is back, no
+    other remedy could sign or record anything."""
+    if history.complaint is None:
+        return
+    output.say("\nremedies, with the server stopped:")
+    if keyless is not None:
         output.say(
-            "\nremedies, with the server stopped:\n"
-            "  restore the newest copy of the keyring first, if it is older than the log or the copy, or gone\n"
-            "  coffer recover from COPY        take what is missing from a backup or replica\n"
-            "  coffer repair --from COPY       if single records are damaged\n"
-            f"  coffer recover accept-loss --to {history.size}\n"
-            "                                  continue without what is missing, and sign that it is lost"
+            f"  put the newest copy of the keyring folder back, whole, as {keyless.keyring}\n"
+            "  coffer recover show             then shows whether anything else is missing\n"
+            "Without any copy of the keyring nothing that was stored can be read again."
         )
+        return
+    output.say(
+        "  restore the newest copy of the keyring first, if it is older than the log or the copy\n"
+        "  coffer recover from COPY        take what is missing from a backup or replica"
+    )
+    if history.left_over or history.signed_records <= history.size:  # otherwise nothing here is damaged, but gone
+        output.say("  coffer repair --from COPY       if single records or files are damaged")
+    output.say(
+        f"  coffer recover accept-loss --to {history.size}\n"
+        "                                  continue without what is missing, and sign that it is lost"
+    )

@@ -60,18 +60,28 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in report.repaired]
     left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in report.remaining]
     if chosen.json:
-        output.as_json({"mended": rows, "checkpoint": report.checkpoint, "recorded": recorded, "findings": left})
+        output.as_json(
+            {
+                "mended": rows,
+                "checkpoint": report.checkpoint,
+                "history": report.history,
+                "recorded": recorded,
+                "findings": left,
+            }
+        )
     else:
         for row in rows:
             kept = f", the damaged file is lost+found/{row['kept']}" if row["kept"] else ""
             output.say(f"segment {row['segment']}: records {_list(row['records'])} were repaired{kept}")
         if report.checkpoint:
             output.say("the signed checkpoint was restored, from the history here or from the copy")
+        if report.history:
+            output.say("the history of checkpoints was restored from the copy")
         for finding in left:
             output.say(output.plain(f"remaining: segment {finding['segment']}, {finding['what']}"))
         if not recorded:
             output.say("a record of it is written when the archive is next opened with its key")
-        output.say(f"{len(left)} findings remain" if left else "no findings")
+        output.say(f"{len(left)} findings remain: coffer recover show lists other remedies" if left else "no findings")
     if left:
         click.get_current_context().exit(_FINDINGS)
 

@@ -116,13 +116,13 @@ def verify(  # noqa: PLR0917  one parameter for each option
             open_records=partial(open_records, config),
             comparison=VersionOrder() if depth is VerifyLevel.DECRYPT else None,
             remembered=seen.remembered,
-            outside=outside.mark.checkpoint if outside.mark and not is_copy else None,
+            outside=None if is_copy else outside.mark,
             progress=lambda done: bar.advance(done, total),
         )
         rows = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
         keys = [Finding(0, 0, None, what) for what in outside.contradictions(folder)]
         keyed = inspect_with_keys(config, rows=seen.readable and not rows) if depth is VerifyLevel.DECRYPT else []
-        for finding in chain(keys, planted(folder), seen.findings, keyed, rows, verifier.findings()):
+        for finding in chain(keys, planted(folder), dict.fromkeys([*seen.findings, *keyed]), rows, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))

@@ -20,8 +20,9 @@ Examples:
 
 \b
 Finds a keyring that is cut, older than the log, of another archive, or that contains keys which were shredded or
-replaced, a destroyed epoch whose secret is back, and rows that somebody altered, removed or put back. The last needs
-the key; without it the audit says so and does the rest. Writes nothing, and may run beside a server. It reports which
+replaced, a destroyed epoch whose secret is back, rows that somebody altered, removed, put back or took from a copy,
+and holds, requests, epochs and shares that are not what the whole log says of them. The last two need the key; without
+it the audit says so and does the rest. Writes nothing, and may run beside a server. It reports which
 providers could not be reached, and therefore were not asked.
 Exit codes: 0 no findings, 1 findings, others as for every command.""",
 )

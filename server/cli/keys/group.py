@@ -114,9 +114,11 @@ def _remarks(seen: Overview, now: int) -> Iterator[str]:
                 " cancel it."
             )
     if seen.groups and all(each.epoch != seen.current for each in seen.groups):
-        yield f"The shares are stale: none yields the key of epoch {seen.current}. Split again: coffer keys split"
+        stale = f"The shares are stale: none yields the key of epoch {seen.current}"
+        yield f"{stale}. Split again: coffer keys split -n N -k K -o FOLDER"
     if seen.is_signing_key_changing:
-        yield "A rotation of the signing key is not complete. Interrupted? coffer keys rotate-signing resumes it."
+        resume = "coffer keys rotate-signing --reason TEXT resumes it"
+        yield f"A rotation of the signing key is not complete. Interrupted? {resume}."
     if seen.unfinished:
         yield "A split was interrupted before its shares were complete: run the same `coffer keys split` again."
 

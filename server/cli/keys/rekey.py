@@ -47,7 +47,7 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         raise click.UsageError("give one study, or --all-before EPOCH")
     started = time.monotonic()
     admitted = chosen.existing(Action.REKEY, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.keyops.rekey_order import all_before, carry_out, one_study, order
 
         found = one_study(archive, study) if study is not None else all_before(archive, epoch or 0)
@@ -56,7 +56,7 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         begun = order(archive, found, reason, admitted.principal)
         is_left = _is_left(chosen, archive, begun)
     if is_left:  # the process that was to do it has ended
-        with admitted.open_for_keys() as archive, output.progress("sealing again", hidden=chosen.json) as bar:
+        with admitted.change_keys() as archive, output.progress("sealing again", hidden=chosen.json) as bar:
             carry_out(archive, begun, bar.reach)
     seconds = round(time.monotonic() - started, 1)
     if chosen.json:

@@ -48,7 +48,7 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
 
     require_reason("a rotation of the signing key", reason)
     resumed = overview(ArchiveFolder.open(config.archive).keyring).is_signing_key_changing
-    with admitted.open_for_keys(may_lag=True) as archive:  # resumes an interrupted one, if it may write
+    with admitted.change_keys(may_lag=True) as archive:  # resumes an interrupted one, if it may write
         if not resumed:
             order(archive.keyring, archive.folder, reason, admitted.principal)
         if isinstance(archive, WritableArchive):

@@ -1,7 +1,8 @@
 """A-ASSOCIATE-RQ and A-ASSOCIATE-AC as bytes (PS3.8 9.3.2, 9.3.3 and Annex D, PS3.7 D.3.3).
 
 Rule: pure. It knows how a proposal or an answer is written, not what is accepted. Items of a type that it does not know
-are skipped, as PS3.8 9.3.1 demands; what it knows must be whole, or the PDU is a ProtocolError.
+are skipped, as PS3.8 9.3.1 demands; what it knows must have its length, or the PDU is a ProtocolError. A title or a UID
+that is none reads as "": one odd context, or an odd title, is then refused as such, and not the whole PDU.
 """
 
 import struct
@@ -63,7 +64,7 @@ def titles(calling_ae: str, called_ae: str) -> bytes:
 
 
 def titles_of(repeated: bytes) -> tuple[str, str]:
-    """The calling and the called AE title, without padding. Raises ProtocolError if one is no AE title (PS3.5 6.2)."""
+    """The calling and the called AE title, without padding; "" where it is no AE title (PS3.5 6.2)."""
     called, calling = _TITLES.unpack(repeated)
     return _title(calling), _title(called)
 
@@ -108,7 +109,7 @@ def _decoded_context(kind: int, value: bytes) -> ContextItem:
             abstract = _uid(uid)
         elif item == _TRANSFER and not result:  # PS3.8 9.3.3.2: not significant in a refusal, so it may be anything
             syntaxes[_uid(uid)] = None
-    syntaxes.pop("", None)
+    syntaxes.pop("", None)  # none, or no UID: as if it were not offered
     return ContextItem(context_id, tuple(syntaxes), abstract, result)
 
 
@@ -155,18 +156,15 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _uid(value: bytes) -> str:
-    """A UID without the padding that some peers add, though PS3.8 Annex F has none."""
+    """A UID without the padding that some peers add, though PS3.8 Annex F has none; "" for what is no UID."""
     uid = value.removesuffix(b"\0").strip()
-    if len(uid) > _LONGEST_UID or not uid.isascii():
-        raise _unreadable()
-    return uid.decode("ascii")
+    return uid.decode("ascii") if len(uid) <= _LONGEST_UID and uid.isascii() else ""
 
 
 def _title(value: bytes) -> str:
-    title = value.decode("ascii", "replace").strip()
-    if not title or not title.isascii() or not title.isprintable() or "\\" in title:
-        raise _unreadable()
-    return title
+    """A title, padded with spaces (PS3.8 9.3.2) or, as by older modalities, ended by a NUL."""
+    title = value.partition(b"\0")[0].decode("ascii", "replace").strip()
+    return title if title.isascii() and title.isprintable() and "\\" not in title else ""
 
 
 def _unreadable() -> ProtocolError:

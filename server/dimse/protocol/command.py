@@ -1,7 +1,7 @@
 """DIMSE command sets (PS3.7 6.3, E.1): group 0000 in Implicit VR Little Endian, with a codec of their own.
 
 Rule: pure. A command set is small and has few elements; a general data set library spent half of the time of a C-STORE
-on it. Unknown elements are skipped, malformed ones are an error.
+on it. Unknown and empty elements are skipped, malformed ones are an error.
 """
 
 import struct
@@ -81,6 +81,8 @@ def parse_command(data: bytes | bytearray) -> Command:
             raise ProtocolError("a command set has an element of another group or beyond its end", INVALID_VALUE)
         raw = data[at : at + length]
         at += length
+        if not length:
+            continue  # old devices send a Move Originator without a value: it has none
         if element in _NUMBERS:
             if length != _US.size:
                 raise ProtocolError("a number in a command set has the wrong length", INVALID_VALUE)

@@ -9,6 +9,7 @@ from coffer.keys.errors import (
     AccessDeniedError,
     AmbiguousPatientError,
     CofferError,
+    IndexAlteredError,
     InputError,
     IntegrityError,
     KeyUnavailableError,
@@ -44,6 +45,7 @@ _TABLE: Final[tuple[tuple[type[CofferError], int], ...]] = (
     (InputError, DOES_NOT_MATCH),
     (UnavailableError, OUT_OF_RESOURCES),
     (KeyUnavailableError, OUT_OF_RESOURCES),
+    (IndexAlteredError, OUT_OF_RESOURCES),  # what is stored is found again once the index is rebuilt
     (ShreddedError, CANNOT_UNDERSTAND),
     (IntegrityError, CANNOT_UNDERSTAND),
     (NotFoundError, CANNOT_UNDERSTAND),

@@ -4,7 +4,13 @@ from coffer.index.dicom.attributes import SOP_CLASS, SOP_INSTANCE
 from coffer.keys.errors import CofferError, UnavailableError
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
-from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
+from coffer.server.dimse.protocol.status import (
+    CANNOT_UNDERSTAND,
+    CLASS_NOT_SUPPORTED,
+    DOES_NOT_MATCH,
+    SUCCESS,
+    DimseStatusError,
+)
 from coffer.server.dimse.scp.session import Operation
 from coffer.server.host.headroom import converting_shortage
 from coffer.server.services.api import Reception, StoreRequest
@@ -50,8 +56,11 @@ def _begin(operation: Operation) -> Reception:
 def _receive(operation: Operation, reception: Reception) -> CofferError | None:
     """Receive the data set and store it; returns why it was not stored, or None."""
     failures: list[CofferError] = []
+    received = 0
 
     def take(piece: memoryview) -> None:
+        nonlocal received
+        received += len(piece)
         if not failures:
             try:
                 with converting_shortage():
@@ -64,6 +73,8 @@ def _receive(operation: Operation, reception: Reception) -> CofferError | None:
     except BaseException:
         reception.abort()
         raise
+    if not received:  # PS3.7 9.1.1: a success would let the sender delete what has not arrived
+        failures.append(DimseStatusError(CANNOT_UNDERSTAND, "the data set has no element"))
     if failures:
         reception.abort()
         return failures[0]

@@ -22,7 +22,7 @@ from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.memory.secret import Secret
 
-KEY, SALT = Secret(bytes(range(32))), bytes(24)
+KEY, RANDOM = Secret(bytes(range(32))), bytes  # always zeros
 CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)
 MEMORY = 1 << 30
 CODERS = EncoderPool(3)
@@ -57,8 +57,8 @@ def test_files_of_objects_on_their_way_leave_the_reserve_alone(tmp_path: Path, f
     with closing(Spool(room, MemoryBudget(0), 0)) as spool, reader(stored) as body:
         write = {
             "spool": lambda: spool.write(data),
-            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room, own_memory),
-            "reseal": lambda: reseal(body, body.meta, KEY, CONTEXT, SALT, room, in_memory=False),
+            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, RANDOM, room, own_memory),
+            "reseal": lambda: reseal(body, body.meta, KEY, CONTEXT, RANDOM, room, in_memory=False),
         }
         free[0] = 1000 + (64 << 10) + 550_000
         with pytest.raises(UnavailableError, match="reserve"):
@@ -87,8 +87,8 @@ def test_a_file_that_is_being_sealed_stops_where_others_took_the_room(
     room.require = others_write  # type: ignore[method-assign]
     with reader(stored) as body:
         write = {
-            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room, own_memory),
-            "reseal": lambda: reseal(body, body.meta, KEY, CONTEXT, SALT, room, in_memory=False),
+            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, RANDOM, room, own_memory),
+            "reseal": lambda: reseal(body, body.meta, KEY, CONTEXT, RANDOM, room, in_memory=False),
         }
         with pytest.raises(UnavailableError, match="reserve"):
             write[writes]()
@@ -108,7 +108,7 @@ def sealed_bytes(body: memoryview | SealedFile) -> bytes:
 def seal(folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None) -> bytes:
     draft = drafted(folder, data, memory, layout)
     try:
-        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, FreeSpace(folder, 0), own_memory))
+        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, RANDOM, FreeSpace(folder, 0), own_memory))
     finally:
         draft.close()
 
@@ -131,7 +131,7 @@ def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
 
 def test_meta_that_goes_beyond_the_first_chunk(tmp_path: Path) -> None:
     meta, draft = bytes(range(256)) * 300, drafted(tmp_path, b"data set")
-    sealed = sealed_bytes(seal_body(KEY, CONTEXT, meta, draft, SALT, FreeSpace(tmp_path, 0), own_memory))
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, meta, draft, RANDOM, FreeSpace(tmp_path, 0), own_memory))
     draft.close()
     with reader(sealed) as body:
         assert (body.meta, b"".join(body.chunks())) == (meta, b"data set")
@@ -145,7 +145,7 @@ def test_it_does_not_matter_when_and_where_it_is_coded(tmp_path: Path, memory: i
     layout = PixelLayout(4000, len(pixels), 500, 450, 1, 16, 2)
     draft = drafted(tmp_path, data, memory, layout, early)
     assert draft.sha256() == hashlib.sha256(data).digest()
-    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, FreeSpace(tmp_path, 0), own_memory))
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, RANDOM, FreeSpace(tmp_path, 0), own_memory))
     draft.close()
     assert sealed == seal(tmp_path, data, layout=layout)
     with reader(sealed) as body:
@@ -202,7 +202,7 @@ def test_a_large_object_is_sealed_and_read_with_little_memory(tmp_path: Path) ->
     for _ in range(60):
         draft.write(block)
     draft.finish(None)
-    body = seal_body(KEY, CONTEXT, b"", draft, SALT, FreeSpace(tmp_path, 0), own_memory)
+    body = seal_body(KEY, CONTEXT, b"", draft, RANDOM, FreeSpace(tmp_path, 0), own_memory)
     assert isinstance(body, SealedFile)
     draft.close()
     with body.path.open("rb") as file:

@@ -15,7 +15,7 @@ from coffer.archive.codec import frames
 from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError
-from tests.archive.body.test_body import CONTEXT, KEY, MEMORY, SALT, reader, seal, sealed_bytes
+from tests.archive.body.test_body import CONTEXT, KEY, MEMORY, RANDOM, reader, seal, sealed_bytes
 from tests.vectors import reader_body
 
 IDS = (CONTEXT.archive_id, CONTEXT.study_key_id, CONTEXT.content_id)
@@ -29,7 +29,7 @@ def plain_of(sealed: bytes) -> bytes:
 
 def sealed_plain(plain: bytes) -> bytes:
     """Any bytes sealed as a body, as somebody with the key could."""
-    return aead.seal(KEY, CONTEXT.bind(len(plain)), plain, SALT)
+    return aead.seal(KEY, CONTEXT.bind(len(plain)), plain, RANDOM)
 
 
 def read_all(sealed: bytes) -> bytes:
@@ -98,7 +98,7 @@ def test_a_body_that_is_sealed_again_is_padded_for_its_new_meta(
 ) -> None:
     data = os.urandom(size)
     with reader(seal(tmp_path, data)) as body:
-        done = reseal(body, meta, KEY, CONTEXT, bytes(23) + b"2", FreeSpace(tmp_path, 0), in_memory=in_memory)
+        done = reseal(body, meta, KEY, CONTEXT, RANDOM, FreeSpace(tmp_path, 0), in_memory=in_memory)
     again = done if isinstance(done, bytes) else sealed_bytes(done)
     with reader(again) as body:
         assert (body.meta, body.plain_length) == (meta, padded_length(body.used))
@@ -174,7 +174,7 @@ def test_a_digest_of_the_known_kind_is_kept_and_ignored(tmp_path: Path) -> None:
     assert read_all(sealed) == data
     assert reader_body.read_body(KEY.reveal(), IDS, CONTEXT.kind, sealed) == (b"meta", data)
     with reader(sealed) as body:
-        again = reseal(body, b"other", KEY, CONTEXT, SALT, FreeSpace(tmp_path, 0), in_memory=True)
+        again = reseal(body, b"other", KEY, CONTEXT, RANDOM, FreeSpace(tmp_path, 0), in_memory=True)
     assert isinstance(again, bytes)
     assert plain_of(again)[KIND_AT : KIND_AT + 9] == bytes([XXH3_64]) + b"12345678"
 

@@ -36,14 +36,15 @@ def facts(end: LogEnd) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class Place:
-    """An archive without records, who may write it, and each writer's view of its log. `append_raw` and `cut_raw` leave
-    what a crash leaves; `kept` is lost+found."""
+    """An archive without records, who may write it, and each writer's view of its log. `append_raw`, `cut_raw` and
+    `drop_last`, which removes the last segment, leave what a crash leaves; `kept` is lost+found."""
 
     folder: ArchiveFolder
     authority: EpochAuthority
     log: Callable[[], CommitLog]
     append_raw: Callable[[bytes], None]
     cut_raw: Callable[[int], None]
+    drop_last: Callable[[], None]
     kept: Callable[[], dict[str, bytes]]
 
     def lease(self) -> Lease:
@@ -109,15 +110,16 @@ def folder_place(path: Path, calls: Syscalls = SYSTEM) -> Place:
         lambda: FolderLog(folder, now_ms, calls),
         append_raw,
         cut_raw,
+        lambda: folder.segment_files.path(folder.segment_files.numbers()[-1]).unlink(),
         lambda: {kept.name: kept.read_bytes() for kept in folder.lost_and_found.iterdir()},
     )
 
 
 def memory_place(path: Path) -> Place:
     """A log in memory, shared by all writers; checkpoints and keys are in a folder."""
-    store, now_ms = MemorySegments(), _clock()
+    store = MemorySegments()
     folder = replace(_archive(path), held_in=store)
-    log = MemoryLog(folder, store, now_ms)
+    log = MemoryLog(folder, store)
 
     def cut_raw(count: int) -> None:
         last = store.segments(LOG)[-1]
@@ -129,5 +131,6 @@ def memory_place(path: Path) -> Place:
         lambda: log,
         lambda data: store.grow(store.segments(LOG)[-1].number, data),
         cut_raw,
+        lambda: store.set_aside(LOG, store.segments(LOG)[-1].number, "not begun"),
         lambda: dict(store.lost_and_found),
     )

@@ -18,6 +18,7 @@ from coffer.keys.errors import FencedError, HistoryError, IntegrityError, Outcom
 from tests.archive.commit.faulty import FaultyLog
 from tests.archive.commit.places import Place, facts, folder_place
 from tests.archive.conftest import ORIGIN, FaultyCalls, body_of, entry
+from tests.archive.forge import begun_body
 
 
 def whole(body: Body) -> bytes:
@@ -37,7 +38,7 @@ def stream(data: bytes, *, says: bytes | None = None) -> HashedEntry:
 
 
 def epoch_begun() -> Entry:
-    body = b'{"code":"log.epoch_begun"}'
+    body = begun_body(1)
     return Entry(Kind.LOG_EPOCH, bytes(16), 0, sha256(body).digest(), body)
 
 
@@ -209,7 +210,7 @@ def test_a_log_that_ends_with_a_footer_gets_a_segment(place: Place, log: CommitL
     end = log.append(lease, end, place.group(end, entry(0)))
     log.seal(lease, end)
     place.authority.release(lease)
-    place.cut_raw(50)  # the header of the second segment was not finished
+    place.drop_last()  # the second segment was not begun
     again, second = place.log(), place.lease()
     found = again.take(second).end
     assert (found.segment, found.records, found.tip) == (2, 0, end.tip)

@@ -19,10 +19,11 @@ from coffer.keys.lease.epoch_authority import Lease
 from tests.archive.commit.faulty import FaultyLog, Patient, drawn
 from tests.archive.commit.places import Place, folder_place, memory_place
 from tests.archive.conftest import FIRST_MS, ORIGIN, SIGNER, append, body_of, entry
+from tests.archive.forge import begun_body
 
 ONE = record_size(40)
 SMALL = SEGMENT_HEADER.size + 3 * ONE
-BEGUN = b'{"code":"log.epoch_begun"}'
+BEGUN = begun_body(1)
 
 
 def clock() -> Callable[[], int]:

@@ -26,7 +26,7 @@ E = TypeVar("E", bound=Event)
 BY: Final = Officer("Meyer", "pacs")
 STUDY, KEY, HASH, GROUP = "0a" * 16, "0b" * 16, "0c" * 32, "0d" * 8
 _HOLD: Final = {"hold": "01020304", "token": STUDY, "reason": "Gericht: Käfer/7", "by": BY}
-_REQUEST: Final = {"request": "05060708", "studies": (STUDY, KEY), "reason": "request 17", "by": BY}
+_REQUEST: Final = {"request": "05060708", "chosen": (STUDY, KEY), "reason": "request 17", "by": BY}
 _EPOCH: Final = {"epoch": 2, "provider": "keyfile", "by": BY, "command": "coffer keys rotate"}
 _SPLIT: Final = {"group": GROUP, "epoch": 2, "shares": 5, "needed": 3, "by": BY}
 _HEADS: Final = {
@@ -71,8 +71,8 @@ SAMPLES: Final[tuple[Event, ...]] = (
     SharesBurned(group_row="0003", numbers=(1, 4), burned_row="0004", reason="moved", **_SPLIT),
     SharesDrilled(group=GROUP, epoch=2, wrong_shares=0, opened=6, study_keys=7, by=BY),
     KeyRecovered(group=GROUP, epoch=2, wrong_shares=1, provider="keyfile", keepers=("0001",), by=BY),
-    RekeyOrdered(study=STUDY, new_key=KEY, reason="a core dump", by=BY),
-    StudyRekeyed(study=STUDY, new_key=KEY, objects=0, first_record=None, last_record=None),
+    RekeyOrdered(new_key=KEY, reason="a core dump", by=BY),
+    StudyRekeyed(new_key=KEY, objects=0, first_record=None, last_record=None),
     SigningKeyOrdered(vkey="coffer/a+1+A", reason="yearly", by=BY),
     SigningKeyRotated(
         vkey="coffer/a+2+B", old_vkey="coffer/a+1+A", generation=2, endorsed=TreeHead(records=9, root=HASH)
@@ -85,7 +85,7 @@ SAMPLES: Final[tuple[Event, ...]] = (
     LogEpochBegun(epoch=1, holder="golden", why="an example"),
     MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
 )
-ANY: Final = RekeyOrdered(study=STUDY, new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
+ANY: Final = RekeyOrdered(new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 
 
 def sample(of: type[E]) -> E:

@@ -31,7 +31,7 @@ def header_of(entry: Entry, **changes: object) -> RecordHeader:
 
 @given(st.sampled_from(SAMPLES), st.binary(min_size=16, max_size=16), st.integers(0, 2**63))
 def test_an_event_comes_back_as_it_was(event: Event, key_id: bytes, time_ms: int) -> None:
-    entry = Occurrence(event, time_ms, key_id).seal(KEY, ARCHIVE, os.urandom(24))
+    entry = Occurrence(event, time_ms, key_id).seal(KEY, ARCHIVE, os.urandom)
     assert entry.kind == event.kind
     found = Recorded.open(KEY, ARCHIVE, header_of(entry), bytes(entry.body))  # type: ignore[arg-type]
     assert found == Recorded(7, time_ms, key_id, event)
@@ -41,7 +41,7 @@ def test_an_event_comes_back_as_it_was(event: Event, key_id: bytes, time_ms: int
     "changes", [{"kind": Kind.REPAIR}, {"study_key_id": b"b" * 16}, {"content_id": bytes(32)}], ids=str
 )
 def test_an_event_opens_nowhere_else(changes: dict[str, object]) -> None:
-    entry = Occurrence(sample(RekeyOrdered), 1, b"k" * 16).seal(KEY, ARCHIVE, bytes(24))
+    entry = Occurrence(sample(RekeyOrdered), 1, b"k" * 16).seal(KEY, ARCHIVE, bytes)
     with pytest.raises(IntegrityError):
         Recorded.open(KEY, ARCHIVE, header_of(entry, **changes), bytes(entry.body))  # type: ignore[arg-type]
     with pytest.raises(IntegrityError):
@@ -51,4 +51,4 @@ def test_an_event_opens_nowhere_else(changes: dict[str, object]) -> None:
 def test_what_is_too_long_is_refused_before_it_is_written() -> None:
     long = msgspec.structs.replace(sample(RekeyOrdered), reason="x" * MAX_EVENT_BYTES)
     with pytest.raises(FormatError, match="too long"):
-        Occurrence(long, 1).seal(KEY, ARCHIVE, bytes(24))
+        Occurrence(long, 1).seal(KEY, ARCHIVE, bytes)

@@ -284,8 +284,7 @@ def test_a_segment_that_cannot_be_read_can_be_replaced(tmp_path: Path, monkeypat
 
 def test_what_is_in_the_place_of_a_segment_is_never_followed(tmp_path: Path) -> None:
     ArchiveFolder.prepare(tmp_path / "archive")
-    ArchiveFolder(tmp_path / "archive", bytes(16), "origin", "vkey").commit()
-    folder = ArchiveFolder.open(tmp_path / "archive")
+    folder = ArchiveFolder(tmp_path / "archive", bytes(16), "origin", "vkey")
     store, link = folder.segment_store(), folder.segments / SegmentFiles.name(1)
     (tmp_path / "aim").write_bytes(ONE)
     link.symlink_to(tmp_path / "aim")

@@ -149,7 +149,7 @@ def test_a_lost_history_is_found_and_not_written(small: SmallArchive) -> None:
     for lost in (small.folder.checkpoint_history.unlink, lambda: small.folder.checkpoint_history.write_bytes(b"")):
         lost()
         assert whats(small) == ["the history lacks the signed checkpoint over 5 records"]
-        with pytest.raises(HistoryError, match="the history of checkpoints is missing"):
+        with pytest.raises(HistoryError, match="checkpoints/history is missing"):
             small.writer()
         small.folder.checkpoint_history.write_bytes(whole)
 

@@ -155,7 +155,7 @@ def test_the_oldest_reading(large: SmallArchive, clock: Clock) -> None:
     assert FIRST_MS <= created < clock.ms
     clock.ms += 50_000_000
     scrub.segment()
-    assert scrub.oldest_ms() == scrub._created_ms(2)
+    assert scrub.oldest_ms() == scrub._begun_ms(2)
     scrub.segment()
     scrub.segment()
     oldest = scrub.oldest_ms()

@@ -134,7 +134,10 @@ def test_wildcards_take_time_that_grows_with_the_length_only(pattern: str, text:
         (TIME, "1000-1100", "110059.9", True),
         (TIME, "1000-1100", "110100", False),
         (TIME, "10-11", "09:59:59", False),
-        (TIME, "2300-0100", "233000", False),
+        (TIME, "2300-0100", "233000", True),  # over midnight
+        (TIME, "2300-0100", "00:30", True),
+        (TIME, "2300-0100", "120000", False),
+        (DATE, "20240102-20240101", "20240101", False),
         (DATETIME, "20240101120000-0500", "20240101170000+0000", True),
         (DATETIME, "2023-2024", "20240615120000", True),
         (DATETIME, "20240101-0500-20240102-0500", "20240102030000+0000", True),
@@ -160,6 +163,10 @@ def test_universal_matches_what_is_absent_and_others_do_not() -> None:
     assert compile_key(ID, ()).matches(None)
     assert compile_key(NAME, ("*",)).matches(())
     assert not compile_key(ID, ("A",)).matches(None)
+    for tag in (NAME, ID, UID, DATE, TIME, DATETIME, NUMBER, COMMENTS):
+        for star in ("*", "**"):
+            assert compile_key(tag, (star,)).universal  # workstations fill every empty field with a star
+            assert compile_key(tag, (star,)).matches(None)
 
 
 def test_a_sequence_matches_when_one_item_satisfies_the_whole_key() -> None:

@@ -33,14 +33,14 @@ def pattern(length: int) -> bytes:
 
 
 BIG = pattern(3 * aead.CHUNK + 77)
-BIG_SEALED = aead.seal(KEY, b"c", BIG, SALT)
+BIG_SEALED = aead.Sealer(KEY, b"c", SALT).whole(BIG)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: str(v["plaintext_len"]))
 def test_published_vectors(vector: dict[str, str]) -> None:
     key, context = Secret(bytes.fromhex(vector["input_key"])), bytes.fromhex(vector["context"])
     plain = pattern(int(vector["plaintext_len"]))
-    sealed = aead.seal(key, context, plain, bytes.fromhex(vector["salt"]))
+    sealed = aead.Sealer(key, context, bytes.fromhex(vector["salt"])).whole(plain)
     assert len(sealed) == int(vector["ciphertext_len"]) == aead.sealed_length(len(plain))
     assert sealed[24:56].hex() == vector["commitment"]
     assert sha256(sealed).hexdigest() == vector["ciphertext_sha256"]
@@ -50,7 +50,7 @@ def test_published_vectors(vector: dict[str, str]) -> None:
 @pytest.mark.parametrize("length", [1 << 20, (1 << 20) - 1, (1 << 20) + 1, (2 << 20) + 16384])
 def test_lengths_around_the_scratch_buffer(length: int) -> None:
     plain = bytes(length - 3) + b"end"
-    sealed = aead.seal(KEY, b"c", plain, SALT)
+    sealed = aead.Sealer(KEY, b"c", SALT).whole(plain)
     sealer = aead.Sealer(KEY, b"c", SALT)
     assert sealer.header + sealer.update(plain) + sealer.finish() == sealed
     assert aead.open_sealed(KEY, b"c", sealed) == plain
@@ -66,7 +66,7 @@ def test_every_split_of_a_stream_gives_the_same_bytes(cuts: list[int], length: i
         out += sealer.update(plain[at : at + cut])
         at += cut
     out += sealer.update(memoryview(plain)[min(at, length) :]) + sealer.finish()
-    assert bytes(out) == aead.seal(KEY, b"c", plain, SALT)
+    assert bytes(out) == aead.Sealer(KEY, b"c", SALT).whole(plain)
     ends = [0, *accumulate(cuts), max(length, sum(cuts))]
     written = memoryview(bytearray(aead.sealed_length(length)))
     aead.Sealer(KEY, b"c", SALT).into([plain[a:b] for a, b in pairwise(ends)], written)
@@ -99,7 +99,7 @@ def test_ranges(a: int, b: int) -> None:
 
 def test_a_range_to_the_end_verifies_the_empty_last_chunk() -> None:
     plain = BIG[: aead.CHUNK]
-    sealed = bytearray(aead.seal(KEY, b"c", plain, SALT))
+    sealed = bytearray(aead.Sealer(KEY, b"c", SALT).whole(plain))
     opener = aead.Opener(KEY, b"c", bytes(sealed[:56]), len(sealed))
     sealed[-1] ^= 1
     assert opener.open_range(lambda o, n: bytes(sealed[o : o + n]), 0, aead.CHUNK - 1) == plain[:-1]
@@ -109,7 +109,7 @@ def test_a_range_to_the_end_verifies_the_empty_last_chunk() -> None:
 
 
 def test_a_flipped_byte_in_every_position_is_refused() -> None:
-    sealed = bytearray(aead.seal(KEY, b"c", b"forty bytes of something worth protecting", SALT))
+    sealed = bytearray(aead.Sealer(KEY, b"c", SALT).whole(b"forty bytes of something worth protecting"))
     for at in range(len(sealed)):
         for bit in (1, 128):
             sealed[at] ^= bit
@@ -178,7 +178,7 @@ def test_wrong_use_is_refused() -> None:
             call()
     for key, salt in ((Secret(b"x" * 31), SALT), (KEY, SALT[:-1])):
         with pytest.raises(InputError):
-            aead.seal(key, b"c", b"", salt)
+            aead.Sealer(key, b"c", salt).whole(b"")
     opener = aead.Opener(KEY, b"c", BIG_SEALED[:56], len(BIG_SEALED))
     for start, stop in ((-1, 0), (2, 1), (0, len(BIG) + 1)):
         with pytest.raises(InputError):

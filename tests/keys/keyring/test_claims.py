@@ -183,3 +183,35 @@ def test_what_was_recorded_is_settled_later_and_only_where_the_claim_still_stand
     assert theirs.row(claim_key(theirs.claims.token(PART))) == Claim(again, 7).encode()
     for text in texts[1:]:
         assert Claim.decode(theirs.row(claim_key(theirs.claims.token(text))) or b"").from_seq == RECORDED
+
+
+def neighbours(ring: Keyring) -> tuple[str, str, str]:
+    """Two texts with claims in one bucket, and one whose claim and key have nothing to do with that bucket."""
+    by_bucket: dict[int, str] = {}
+    for number in range(1000):
+        text = f"1.2.{number}\0P\0\0"
+        key_of(ring, text)
+        bucket = ring.claims.token(text)[0]
+        if bucket in by_bucket:
+            break
+        by_bucket[bucket] = text
+    far = next(t for b, t in by_bucket.items() if b not in {0, bucket} and key_of(ring, t)[0] not in {0, bucket})
+    return by_bucket[bucket], text, far
+
+
+@pytest.mark.parametrize("what", ["removed", "altered", "planted"])
+def test_no_claim_decides_from_a_bucket_in_which_somebody_wrote(
+    store: MemoryKeyringStore, ours: Keyring, provider: KeyFileProvider, what: str
+) -> None:
+    """Another claim is wrong than the one that is asked for; no row of that bucket is changed."""
+    text, other, far = neighbours(ours)
+    place = claim_key(ours.claims.token(other))
+    value = store.get(place) or b""
+    again = MemoryKeyringStore()  # which has looked at no bucket yet
+    for key, row in scan(store, b""):
+        again._set(key, row)
+    again._set(place + b"x" if what == "planted" else place, None if what == "removed" else value[:-1] + b"\1")
+    fresh = opened(again, provider)
+    with pytest.raises(IntegrityError, match="were removed, altered or put back"):
+        fresh.claims.find(text)
+    assert fresh.claims.find(far) is not None

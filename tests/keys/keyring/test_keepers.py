@@ -33,7 +33,10 @@ def recovered(tmp_path: Path, keyring: Keyring) -> KeyFileProvider:
     keyring.close()
     generate_keyfile(tmp_path / "rescue")
     rescue = KeyFileProvider(tmp_path / "rescue")
-    assert Recovery(tmp_path / "keyring", combine({str(s.index): s for s in shares[:2]})).move(rescue, "test", 1)
+    recovery = Recovery(tmp_path / "keyring", combine({str(s.index): s for s in shares[:2]}))
+    ring = Keyring.open(tmp_path / "keyring", recovery.provider(rescue))
+    assert recovery.move(ring, rescue, "test", event)
+    ring.close()
     return rescue
 
 

@@ -75,7 +75,7 @@ def test_the_event_and_the_request_go_with_it(keyring: Keyring) -> None:
             {key_id: NAME},
             now_ms=10,
             until_ms=20,
-            event=lambda key_id, stone: left(stone.encode(), key_id),
+            event=lambda key, stone: left(stone.encode(), key.key_id),
             done=[request._replace(sealed=value)],
         )
 
@@ -107,9 +107,31 @@ def test_a_tombstone_cannot_be_taken_away_to_get_the_key_back(keyring: Keyring) 
 def test_tombstones_have_one_form() -> None:
     good = Tombstone(3, 10, 20, NAME).encode()
     assert Tombstone.decode(good) == Tombstone(3, 10, 20, NAME)
-    for bad in (good[:-1], good + b"\0", b"\0\2" + good[2:], good[:3] + b"\1" + good[4:]):
+    for bad in (good[:-1], good + b"\0", b"\0\1" + good[2:], good[:2] + b"\1" + good[3:], good[:3] + b"\2" + good[4:]):
         with pytest.raises(FormatError):
             Tombstone.decode(bad)
+
+
+def test_names_are_forgotten_and_what_belongs_together_stays_so(keyring: Keyring) -> None:
+    one, two, other, kept = (keyring.new_study().key_id for _ in range(4))
+    shred.schedule(keyring, {one: NAME, two: NAME, other: b"o" * 16, kept: b"k" * 16}, now_ms=10, until_ms=20)
+    assert shred.forget(keyring, [one, two, other, b"?" * 16], os.urandom) == 3
+    after = shred.tombstones(keyring)
+    assert [after[each].is_forgotten for each in (one, two, other, kept)] == [True, True, True, False]
+    assert after[one].name == after[two].name
+    assert len({NAME, b"o" * 16, *(each.name for each in after.values())}) == 5
+    assert (after[one].epoch, after[one].scheduled_ms, after[one].until_ms) == (1, 10, 20)
+    assert shred.forget(keyring, [one, two, other], os.urandom) == 0
+    assert keyring.complaint() is None
+    with pytest.raises(ShreddedError):
+        keyring.study(one)
+
+
+def test_the_name_in_the_event_opens_with_the_key_alone(keyring: Keyring) -> None:
+    key, other = keyring.new_study(), keyring.new_study()
+    hidden = key.hidden(NAME)
+    assert key.hidden(hidden) == NAME
+    assert len({NAME, hidden, other.hidden(NAME)}) == 3
 
 
 CUTTER = """

@@ -54,8 +54,8 @@ def test_a_row_that_was_altered_or_is_no_state_is_refused(keyring: Keyring) -> N
     keyring.amend([(clock.ROW, sealed[:-1] + bytes([sealed[-1] ^ 1]))])
     with pytest.raises(IntegrityError):
         clock.read(keyring)
-    key, context = keyring.archive_key(derive.NOTE), b"coffer/note/v1\0" + keyring.archive_id + clock.ROW
+    key, context = keyring.archive_key(derive.CLOCK), b"coffer/clock/v1\0" + keyring.archive_id + clock.ROW
     for plain in (b"no JSON", b'{"boot":"x"}', b'{"boot":"x","offset_ms":1,"more":1}'):
-        keyring.amend([(clock.ROW, aead.seal(key, context, plain, bytes(24)))])
+        keyring.amend([(clock.ROW, aead.seal(key, context, plain, bytes))])
         with pytest.raises(FormatError):
             clock.read(keyring)

@@ -98,7 +98,8 @@ def test_an_id_without_a_record(holds: OfficerRecordAdmin[Note], wrong: str) -> 
 def test_what_was_altered_or_moved_does_not_open(keyring: Keyring, holds: OfficerRecordAdmin[Note]) -> None:
     _, read = holds.get(holds.add(Note("a"), added))
     altered = read.sealed[:-1] + bytes([read.sealed[-1] ^ 1])
-    for row in ((read.row_key, altered), (read.row_key[:-1] + b"?", read.sealed), (b"Q" + read.row_key[1:], altered)):
+    moved = read.row_key[:-1] + bytes([read.row_key[-1] ^ 1])
+    for row in ((read.row_key, altered), (moved, read.sealed), (b"Q" + read.row_key[1:], altered)):
         keyring.amend([row], [read.row_key])
         kind = RecordKind(row[0][:1])
         with pytest.raises(IntegrityError):

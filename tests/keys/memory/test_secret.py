@@ -66,3 +66,33 @@ def test_the_error_tree() -> None:
     assert all(issubclass(cls, CofferError) for cls in classes)
     error = ConfigError("cause", hint="remedy")
     assert (str(error), error.hint(), UnavailableError("x").hint()) == ("cause", "remedy", "")
+
+
+def test_a_secret_is_used_and_filled_where_it_lies() -> None:
+    secret = Secret.filled(16, lambda place: place.__setitem__(slice(None), b"0123456789abcdef"))
+    assert secret.use(bytes) == b"0123456789abcdef"
+    with pytest.raises(TypeError):
+        secret.use(lambda key: key.__setitem__(0, 1))
+    kept = secret.use(lambda key: key)
+    with pytest.raises(ValueError, match="released"):
+        bytes(kept)
+
+    def broken(place: memoryview) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        Secret.filled(16, broken)
+
+
+def test_what_was_made_of_a_secret_that_was_wiped_meanwhile_is_not_returned() -> None:
+    """It may have been made of zeros."""
+    secret = Secret(b"0123456789abcdef")
+
+    def work(key: memoryview) -> bytes:
+        secret.wipe()
+        return bytes(key)
+
+    with pytest.raises(ValueError, match="wiped"):
+        secret.use(work)
+    with pytest.raises(ValueError, match="wiped"):
+        secret.use(bytes)

@@ -69,14 +69,14 @@ def test_every_length_and_every_flipped_byte_is_refused(provider: KeyFileProvide
     data = keyfile.read_bytes()
     for length in range(len(data)):
         keyfile.write_bytes(data[:length])
-        with pytest.raises(FormatError):
+        with pytest.raises(KeyUnavailableError, match="key file"):
             provider.health()
     for at in range(len(data)):
         keyfile.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
-        with pytest.raises(FormatError):
+        with pytest.raises(KeyUnavailableError, match="key file"):
             provider.health()
     keyfile.write_bytes(data + b"\0")
-    with pytest.raises(FormatError):
+    with pytest.raises(KeyUnavailableError, match="key file"):
         provider.health()
 
 
@@ -93,7 +93,7 @@ def test_every_length_and_every_flipped_byte_is_refused(provider: KeyFileProvide
 )
 def test_values_never_written_are_refused(provider: KeyFileProvider, keyfile: Path, fields: dict[str, bytes]) -> None:
     rewrite(keyfile, **fields)
-    with pytest.raises(FormatError):
+    with pytest.raises(KeyUnavailableError, match="key file"):
         provider.health()
 
 
@@ -114,7 +114,7 @@ def test_a_tebibyte_is_refused_before_deriving(
         raise AssertionError("derived with unchecked parameters")
 
     monkeypatch.setattr(module, "Argon2id", never)
-    with pytest.raises(FormatError, match="bounds"):
+    with pytest.raises(KeyUnavailableError, match="bounds"):
         provider.unwrap(wrapped, CONTEXT)
 
 

@@ -12,8 +12,8 @@ import pytest
 from coffer.keys.errors import LockedError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store import writes
-from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
-from coffer.keys.store.sums import RowSums
+from coffer.keys.store.keyring_store import KEYS_LOCK, KeyringStore, scan
+from coffer.keys.store.sums import FOLD_KEY, RowSums
 from tests.keys.store.faulty_store import settled
 
 WRITERS, TURNS = 6, 8
@@ -108,6 +108,17 @@ def test_a_store_begins_once_and_counts_from_its_first_rows(bare: KeyringStore) 
     bare.require_right(range(256))
 
 
+def test_a_fold_writes_its_rows_and_only_where_everything_is_right(store: KeyringStore) -> None:
+    settled(store, [row(1), (b"a", b"1")])
+    before = store.get(FOLD_KEY)
+    store.fold([(b"a", b"2")])
+    assert store.get(b"a") == b"2"
+    assert store.get(FOLD_KEY) != before
+    assert store.complaint() is None
+    settled(store, [row(2)])
+    assert store.complaint() is None
+
+
 def test_a_wrong_count_is_a_complaint(store: KeyringStore) -> None:
     settled(store, [row(1), (b"a", b"1")])
     settled(store, [(b"a", b"2")])
@@ -165,25 +176,25 @@ def test_any_sequence_of_changes_ends_as_a_dictionary_would(store: KeyringStore)
     assert store.complaint() is None
 
 
-def test_one_at_a_time_holds_a_lease_and_others_learn_who(store: KeyringStore) -> None:
-    mine, refused = store.lease(KEYS_LEASE), []
+def test_one_at_a_time_holds_a_lock_and_others_learn_who(store: KeyringStore) -> None:
+    mine, refused = store.lock(KEYS_LOCK), []
 
     def try_it() -> None:
         try:
-            with store.lease(KEYS_LEASE).held("coffer keys destroy", 2):
+            with store.lock(KEYS_LOCK).held("coffer keys destroy", 2):
                 pass
         except LockedError as error:
             refused.append(str(error))
 
     assert mine.holder() is None
     with mine.held("coffer keys rotate", 1), mine.held("again", 1):
-        who = store.lease(KEYS_LEASE).holder()
+        who = store.lock(KEYS_LOCK).holder()
         assert who is not None
         assert (who.command, who.is_this_process()) == ("coffer keys rotate", True)
         other = threading.Thread(target=try_it)
         other.start()
         other.join()
-        with store.lease("another").held("something else", 1):
+        with store.lock("another").held("something else", 1):
             pass
     assert len(refused) == 1
     assert "coffer keys rotate" in refused[0]

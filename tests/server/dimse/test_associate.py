@@ -77,12 +77,10 @@ def test_an_item_of_an_unknown_type_is_skipped() -> None:
         b"\x60\0\0\x04abc",
         b"\x60\0\0",
         b"\x20\0\0\x03\x07\0\0",
-        b"\x10\0\0\x41" + b"1" * 65,
-        b"\x10\0\0\x01\xe9",
         b"\x50\0\0\x07\x51\0\0\x03\0\0\1",
         b"\x50\0\0\x09\x54\0\0\x05\0\x02" + b"1\1\0",
     ],
-    ids=["longer than the PDU", "cut header", "cut context", "long UID", "no ASCII", "short length", "cut role"],
+    ids=["longer than the PDU", "cut header", "cut context", "short length", "cut role"],
 )
 def test_a_wrong_item_is_refused(item: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
@@ -90,11 +88,30 @@ def test_a_wrong_item_is_refused(item: bytes) -> None:
     assert caught.value.reason == pdu.INVALID_VALUE
 
 
-@pytest.mark.parametrize("title", [b" " * 16, b"PACS\0".ljust(16), b"PA\\CS".ljust(16), b"P\xc4CS".ljust(16)])
-def test_a_wrong_title_is_refused(title: bytes) -> None:
+@pytest.mark.parametrize("uid", [b"1" * 65, b"1.2\xe9"])
+def test_what_is_no_uid_spoils_nothing_else(uid: bytes) -> None:
+    item = bytes((0, 0, len(uid))) + uid
+    assert not negotiation.parse_request(with_item(request(), b"\x10" + item)).application_context
+    for odd in (b"\x30" + item, b"\x30\0\0\x111.2.840.10008.1.1" + b"\x40" + item):
+        context = b"\x07\0\0\0" + odd
+        asked = negotiation.parse_request(with_item(request(), b"\x20\0" + bytes((0, len(context))) + context))
+        assert asked.offers[:-1] == tuple(OFFERS)
+        assert asked.offers[-1].context_id == 7
+        assert negotiation.choose(asked.offers[-1], accept_unknown=True) in {3, 4}
+
+
+@pytest.mark.parametrize("title", [b" " * 16, bytes(16), b"PA\\CS".ljust(16), b"P\xc4CS".ljust(16)])
+def test_a_wrong_title_is_none(title: bytes) -> None:
     body = request()[6:]
-    with pytest.raises(ProtocolError):
-        negotiation.parse_request(body[:20] + title + body[36:])
+    asked = negotiation.parse_request(body[:4] + title * 2 + body[36:])
+    assert (asked.calling_ae, asked.called_ae) == ("", "")
+
+
+@pytest.mark.parametrize("title", [b"PACS".ljust(16, b"\0"), b"PACS\0".ljust(16), b" PACS\0rest"])
+def test_a_title_ends_with_a_nul_or_with_spaces(title: bytes) -> None:
+    body = request()[6:]
+    asked = negotiation.parse_request(body[:20] + title.ljust(16, b"\0") + body[36:])
+    assert asked.calling_ae == "PACS"
 
 
 @pytest.mark.parametrize("padding", [b" ", b"\0"])

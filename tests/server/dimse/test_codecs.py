@@ -35,6 +35,14 @@ def test_a_command_set_is_these_bytes() -> None:
     assert (parsed.number(command.FIELD), parsed.number(command.MESSAGE_ID), parsed.has_data_set) == (0x30, 7, False)
 
 
+def test_an_empty_element_of_a_command_set_is_none() -> None:
+    empty = b"\0\0\x30\x10" + bytes(4) + b"\0\0\x31\x10" + bytes(4)  # Move Originator, as old devices send it
+    parsed = command.parse_command(ECHO + empty)
+    assert parsed == command.parse_command(ECHO)
+    with pytest.raises(ProtocolError):
+        command.parse_command(b"\0\0\0\x01" + bytes(4))  # of Command Field, nothing is left
+
+
 @given(st.binary(max_size=300))
 def test_a_command_set_of_garbage(data: bytes) -> None:
     with contextlib.suppress(ProtocolError):

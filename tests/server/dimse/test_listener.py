@@ -89,6 +89,16 @@ REJECTED = {
 }
 
 
+@pytest.mark.parametrize("title", ["", "PA\\CS"])
+def test_without_a_calling_title_an_association_is_rejected_and_not_aborted(
+    listen: Callable[..., Listener], title: str
+) -> None:
+    with capture_logs() as said, raw(listen()) as sock:
+        sock.sendall(negotiation.request(title, "COFFER", OFFERS, 16384))
+        assert receive(sock, 10) == bytes((3, 0, 0, 0, 0, 4, 0, 1, 1, 3))
+    assert [each["reason"] for each in said if each.get("name") == "association.rejected"] == ["calling-ae"]
+
+
 @pytest.mark.parametrize("name", REJECTED)
 def test_a_rejection_says_why(listen: Callable[..., Listener], name: str) -> None:
     settings, code = REJECTED[name]
@@ -100,6 +110,29 @@ def test_a_rejection_says_why(listen: Callable[..., Listener], name: str) -> Non
         assert receive(sock, 10) == bytes((3, 0, 0, 0, 0, 4, 0, *code))
 
 
+def test_whoever_comes_in_a_flood_is_rejected_and_not_cut_off(
+    listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coffer.server.dimse.refusal.MOST_LINGERING", 8)
+    listener = listen(handshake_seconds=5.0)
+    with contextlib.ExitStack() as held:
+        for _ in range(3 + 32):  # all places, and all threads that read a request before they reject it
+            held.enter_context(raw(listener))
+        for count in range(1, 20):
+            sock = held.enter_context(raw(listener))
+            while rejected(memory, "flood") < count:
+                time.sleep(0.01)
+            sock.sendall(negotiation.request("TESTER", "COFFER", OFFERS, 16384))  # after the answer was sent
+            assert receive(sock, 10) == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))
+            assert sock.recv(1) == b""
+
+
+def rejected(memory: Memory, reason: str) -> float:
+    """How many associations were counted as rejected for this reason."""
+    name = "coffer_associations_rejected_total"
+    return memory.metrics.registry.get_sample_value(name, {"reason": reason}) or 0
+
+
 def test_a_known_peer_is_served(listen: Callable[..., Listener]) -> None:
     with RawRequestor(listen(known_peers_only=True).port, OFFERS, calling="MOVEDST") as peer:
         peer.request(peer.context(negotiation.VERIFICATION), dimse.C_ECHO)
@@ -108,6 +141,7 @@ def test_a_known_peer_is_served(listen: Callable[..., Listener]) -> None:
 
 REFUSED = {
     "no data set": (dimse.C_STORE, CT, {"AFFECTED_INSTANCE": "1.2"}, None, 0xA900, "store"),
+    "an empty data set": (dimse.C_STORE, CT, {"AFFECTED_INSTANCE": "1.2"}, b"", 0xC000, "store"),
     "no SOP Instance UID": (dimse.C_STORE, CT, {}, b"data", 0xA900, "store"),
     "a class of another service": (
         dimse.C_STORE,
@@ -179,7 +213,7 @@ def test_a_broken_rule_earns_its_abort(listener: Listener, name: str) -> None:
 def test_silent_and_half_open_clients_are_dropped(listener: Listener) -> None:
     silent = [raw(listener) for _ in range(40)]
     for number, sock in enumerate(silent):
-        with contextlib.suppress(ConnectionError):  # those beyond the limits are cut at once
+        with contextlib.suppress(ConnectionError):  # those beyond the limits are rejected at once
             sock.sendall(b"\x01\0\0"[: number % 4])
     deadline = time.monotonic() + 20
     while True:  # as soon as the handshake time has passed, honest callers get in again
@@ -190,7 +224,7 @@ def test_silent_and_half_open_clients_are_dropped(listener: Listener) -> None:
             assert time.monotonic() < deadline
     for sock in silent:
         with contextlib.suppress(ConnectionError):
-            assert receive(sock, 1) == b""
+            assert receive(sock, 10) in {b"", negotiation.reject(negotiation.TOO_MANY)}
         sock.close()
 
 

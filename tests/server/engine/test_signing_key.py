@@ -28,6 +28,7 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.checkpoint_signer import order
 from coffer.server.engine.opening import open_for_keys, open_writer
 from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.keyops.epochs import EpochAdmin
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.archive.events.samples import ANY
 from tests.server.filled import run, told
@@ -215,13 +216,14 @@ def test_a_loss_between_endorsement_and_change_loses_no_key(archive: Path) -> No
 def test_epochs_and_signing_keys_change_beside_each_other(archive: Path) -> None:
     """A rotation of the keyring while one of the signing key is under way moves both seeds."""
     ring = keyring()
-    new = order(ring, folder(), "r", Principal.person("Meyer", "meyer"))
-    ring.rotate()
+    who = Principal.person("Meyer", "meyer")
+    new = order(ring, folder(), "r", who)
+    EpochAdmin(folder(), ring, load_config(Path("coffer.toml")).keys, who, "coffer keys rotate").rotate()
     assert signing_key.pending(ring) is not None
     ring.close()
     assert told("keys", "list")["signing_key"]["changing"] is True  # type: ignore[index]
-    run("keys", "destroy", "1", "--yes")
     assert told("keys", "rotate-signing", "--reason", "r")["verifier_key"] == new
+    run("keys", "destroy", "1", "--yes")
     run("keys", "rotate")
     put(UIDS[2])
 

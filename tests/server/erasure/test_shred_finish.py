@@ -13,10 +13,12 @@ from coffer.archive.store.writer_lock import WriterLock
 from coffer.index.tables.sealed_rows import INSTANCE, SERIES, STUDY
 from coffer.keys.buffer import Buffer
 from coffer.keys.disk.syscalls import SystemCalls
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_keys, open_writer
 from coffer.server.erasure.shred import wait_until_compacted
+from coffer.server.keyops.epochs import EpochAdmin
 from tests.server import three_studies
 from tests.server.filled import copy_archive, part10, run, told
 from tests.server.stopped import stopped
@@ -110,7 +112,7 @@ def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch
         WriterLock(ArchiveFolder.open(archive).lock, "coffer serve", 1),
         open_for_keys(load_config(Path("coffer.toml"))) as engine,
     ):
-        engine.keyring.destroy_epoch(1)
+        EpochAdmin(engine.folder, engine.keyring, engine.config.keys, Principal.here(None), "a test").end(1)
         assert not wait_until_compacted(engine, 0.2)
     real = SystemCalls.writev
 

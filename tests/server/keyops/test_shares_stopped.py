@@ -142,14 +142,19 @@ def test_a_splitting_that_is_stopped_anywhere_is_known_and_ended_by_the_same_cal
     assert stops["whole"] > 1
 
 
+def stopped_with_whole_shares(made: Path, tmp_path: Path) -> Path:
+    """A copy in which a splitting died right before it said that its shares are whole."""
+    for number in range(100):
+        base = tmp_path / f"base {number}"
+        shutil.copytree(made, base)
+        assert stopped(number, lambda base=base: split_key(config_of(base), 2, 2, base / "stick", WHO))  # type: ignore[misc]
+        if (base / "stick").exists() and look(base).unfinished:
+            return base
+    raise AssertionError("no stop left whole shares that are not said to be whole")
+
+
 def test_whole_shares_that_somebody_took_away_stay_known(made: Path, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(made, base)
-    steps = every_stop(
-        made, tmp_path, lambda base: split_key(config_of(base), 2, 2, base / "stick", WHO), lambda _: None
-    )
-    assert stopped(steps - 1, lambda: split_key(config_of(base), 2, 2, base / "stick", WHO))
-    assert len(look(base).unfinished) == 1
+    base = stopped_with_whole_shares(made, tmp_path)
     (base / "stick").rename(base / "in a safe")
     split_key(config_of(base), 2, 2, base / "stick", WHO)
     assert {of.group for of in look(base).groups} == groups_on_disk(base)
