@@ -74,7 +74,8 @@ def _older_tiles(case: Case) -> set[str]:
 def _older_index(case: Case) -> set[str]:
     mine = _part(case.after, "index:")
     states = [_part(_copy(case.world, name).items, "index:") for name in ("then", "late")]
-    return case.below("index") if mine in states or not any(":00" not in n and n[6] != "0" for n in mine) else set()
+    is_empty = not any(name.split(":")[1] in "1234" for name in mine)
+    return case.below("index") if mine in states or is_empty else set()
 
 
 def _part(items: Items, prefix: str) -> dict[str, bytes]:
@@ -111,9 +112,12 @@ def _log(items: Items) -> list[Segment]:
     return [parse(items[name]) for name in sorted(items) if name.startswith("segments/0")]
 
 
-def _is_same_but(mine: list[Segment], theirs: list[Segment], *, times: bool = False, tags: bool = False) -> bool:
-    """Whether two logs have the same records in the same segments; not compared: times of segments, tags but the
-    newest, and what one lacks at its end."""
+def _is_same_but(
+    mine: list[Segment], theirs: list[Segment], signed: int, *, times: bool = False, tags: bool = False
+) -> bool:
+    """Whether two logs have the same records in the same segments; not compared: times of segments, what one
+    lacks at its end, and tags but the newest behind the `signed` records."""
+    count = len(leaves_of(theirs))
     for number, (a, b) in enumerate(zip(mine, theirs, strict=False)):
         is_end = number == len(theirs) - 1
         if len(a.records) < len(b.records) or (len(a.records) > len(b.records) and not is_end) or b.rest:
@@ -125,7 +129,7 @@ def _is_same_but(mine: list[Segment], theirs: list[Segment], *, times: bool = Fa
         for place, (mine_, theirs_) in enumerate(zip(a.records, b.records, strict=False)):
             if (mine_.header, mine_.body) != (theirs_.header, theirs_.body):
                 return False
-            is_newest = is_end and place == len(b.records) - 1
+            is_newest = is_end and place == len(b.records) - 1 and count > signed
             if mine_.tag != theirs_.tag and not (tags and mine_.ends_group and theirs_.ends_group and not is_newest):
                 return False
     return len(theirs) <= len(mine)
@@ -139,8 +143,11 @@ def _log_like(case: Case, *, times: bool = False, tags: bool = False) -> set[str
     changed = {name for name in case.below("segments/") if not name.startswith("segments/.")}
     mine, theirs = _log(case.before), _log(case.after)
     ends = bool(theirs and theirs[-1].records and theirs[-1].records[-1].ends_group)
-    is_long_enough = len(leaves_of(theirs)) >= mark_size(case.world.mark)
-    is_like = _is_same_but(mine, theirs, times=times, tags=tags) and (ends or not theirs[-1:] or not theirs[-1].records)
+    signed = mark_size(case.world.mark)
+    is_long_enough = len(leaves_of(theirs)) >= signed
+    is_like = _is_same_but(mine, theirs, signed, times=times, tags=tags) and (
+        ends or not theirs[-1:] or not theirs[-1].records
+    )
     return changed if is_long_enough and is_like else set()
 
 
@@ -194,8 +201,8 @@ LISTED: Final = (
         "checkpoints between the first and the last are gone from the history",
         "the later ones cover what they covered; whoever kept one of them can still check it", _fewer_notes),
     Listed(
-        "a tag but the newest is another one",
-        "the newest tag and the checkpoints bind every record before them; older tags are not verified", _tags),
+        "a tag that is not the newest behind the last checkpoint is another one",
+        "the newest tag and the checkpoints bind every record before them; no other tag is verified", _tags),
     Listed("the time of a segment's header is another one", "nothing goes by it: each record has its own", _times),
     Listed(
         "tiles are missing, or are those of an older tree",
