@@ -112,11 +112,9 @@ def _log(items: Items) -> list[Segment]:
     return [parse(items[name]) for name in sorted(items) if name.startswith("segments/0")]
 
 
-def _is_same_but(
-    mine: list[Segment], theirs: list[Segment], signed: int, *, times: bool = False, tags: bool = False
-) -> bool:
-    """Whether two logs have the same records in the same segments; not compared: times of segments, what one
-    lacks at its end, and tags but the newest behind the `signed` records."""
+def _is_same_but(mine: list[Segment], theirs: list[Segment], signed: int, *, tags: bool = False) -> bool:
+    """Whether two logs have the same records in the same segments; not compared: what one lacks at its end, and
+    tags but the newest behind the `signed` records."""
     count = len(leaves_of(theirs))
     for number, (a, b) in enumerate(zip(mine, theirs, strict=False)):
         is_end = number == len(theirs) - 1
@@ -124,7 +122,7 @@ def _is_same_but(
             return False
         if not is_end and a.is_sealed != b.is_sealed:
             return False
-        if a.header != b.header and not (times and _timeless(a.header) == _timeless(b.header)):
+        if a.header != b.header:
             return False
         for place, (mine_, theirs_) in enumerate(zip(a.records, b.records, strict=False)):
             if (mine_.header, mine_.body) != (theirs_.header, theirs_.body):
@@ -135,34 +133,24 @@ def _is_same_but(
     return len(theirs) <= len(mine)
 
 
-def _timeless(header: bytes) -> bytes:
-    return header[:72] + header[80:92]
-
-
-def _log_like(case: Case, *, times: bool = False, tags: bool = False) -> set[str]:
+def _log_like(case: Case, *, tags: bool = False) -> set[str]:
     changed = {name for name in case.below("segments/") if not name.startswith("segments/.")}
     mine, theirs = _log(case.before), _log(case.after)
     ends = bool(theirs and theirs[-1].records and theirs[-1].records[-1].ends_group)
     signed = mark_size(case.world.mark)
     is_long_enough = len(leaves_of(theirs)) >= signed
-    is_like = _is_same_but(mine, theirs, signed, times=times, tags=tags) and (
-        ends or not theirs[-1:] or not theirs[-1].records
-    )
+    is_like = _is_same_but(mine, theirs, signed, tags=tags) and (ends or not theirs[-1:] or not theirs[-1].records)
     return changed if is_long_enough and is_like else set()
 
 
 def _cut(case: Case) -> set[str]:
     """Only that whole groups are gone; where something else was done too, that entry explains the log."""
     shorter = len(leaves_of(_log(case.after))) < len(leaves_of(_log(case.before)))
-    return _log_like(case, times=True, tags=True) if shorter else set()
+    return _log_like(case, tags=True) if shorter else set()
 
 
 def _tags(case: Case) -> set[str]:
-    return _log_like(case, times=True, tags=True) if not _log_like(case, times=True) else set()
-
-
-def _times(case: Case) -> set[str]:
-    return _log_like(case, times=True, tags=True) if not _log_like(case, tags=True) else set()
+    return _log_like(case, tags=True) if not _log_like(case) else set()
 
 
 def _fewer_notes(case: Case) -> set[str]:
@@ -203,7 +191,6 @@ LISTED: Final = (
     Listed(
         "a tag that is not the newest behind the last checkpoint is another one",
         "the newest tag and the checkpoints bind every record before them; no other tag is verified", _tags),
-    Listed("the time of a segment's header is another one", "nothing goes by it: each record has its own", _times),
     Listed(
         "tiles are missing, or are those of an older tree",
         "they hold nothing that the segments do not, and the next checkpoint makes them again", _older_tiles),

@@ -114,8 +114,7 @@ def _first_finding(world: World, anchor: str) -> bool:
         config = _config(world.config(anchor))
         folder = ArchiveFolder.open(config.archive)
         outside = Outside.of(config, folder)
-        checkpoint = outside.mark.checkpoint if outside.mark else None
-        found = chain(outside.contradictions(folder), Verifier(folder, outside=checkpoint).findings())
+        found = chain(outside.contradictions(folder), Verifier(folder, outside=outside.mark).findings())
         return next(iter(found), None) is not None
     except (CofferError, OSError):
         return False  # the command itself says

@@ -1,42 +1,30 @@
-"""Rows of the index, changed with LMDB alone; the sum that needs no key is made to fit (index/FORMAT.md)."""
+"""Rows of the index one by one, as `tests.keyless_index` changes them: sums that need no key fit again."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from hashlib import sha256
 from pathlib import Path
 
-import lmdb
+from tests.keyless_index import TABLES, change_index
+from tests.keyless_index import index_rows as read
 
-TABLES = (b"meta", b"uid", b"study", b"series", b"instance")
 Row = tuple[int, bytes, bytes]  # table, key, value
 SUM = b"sum"
+SUMS = TABLES.index("sums")
 
 
 def rows_of(folder: Path) -> frozenset[Row]:
     """Every row of the index in a folder, which nobody has open in this process."""
-    with lmdb.open(str(folder), readonly=True, lock=False, max_dbs=8) as env:
-        dbs = [env.open_db(name, dupsort=name == b"uid", create=False) for name in TABLES]
-        with env.begin() as txn:
-            return frozenset((n, bytes(k), bytes(v)) for n, db in enumerate(dbs) for k, v in txn.cursor(db=db))
+    found = read(folder).items()
+    return frozenset((TABLES.index(table), key, value) for (table, key), values in found for value in values)
 
 
 def change(folder: Path, removed: Collection[Row], added: Collection[Row] = ()) -> None:
-    """Take rows away and add others; the accident sum fits the rows that are then there."""
-    with lmdb.open(str(folder), map_size=1 << 30, max_dbs=8) as env:
-        dbs = [env.open_db(name, dupsort=name == b"uid") for name in TABLES]
-        with env.begin(write=True) as txn:
-            for table, key, value in removed:
-                txn.delete(key, value, db=dbs[table])
-            for table, key, value in added:
-                txn.put(key, value, db=dbs[table])
-            total = 0
-            for table, db in enumerate(dbs):
-                for key, value in txn.cursor(db=db):
-                    if (table, key) != (0, SUM):
-                        text = bytes([table]) + len(key).to_bytes(2, "big") + key + value
-                        total += int.from_bytes(sha256(text).digest()[:8], "big")
-            head = txn.get(SUM, db=dbs[0])
-            if head is not None:
-                total += int.from_bytes(sha256(head[:48]).digest()[:8], "big")
-                txn.put(SUM, head[:48] + (total % (1 << 64)).to_bytes(8, "big"), db=dbs[0])
+    """Take rows away and add others; the accident sums fit the rows that are then there."""
+    now = {*(rows_of(folder) - {*removed}), *added}
+    places = {(table, key) for table, key, _ in (*removed, *added)}
+    changes = {
+        (TABLES[table], key): tuple(value for t, k, value in now if (t, k) == (table, key)) or None
+        for table, key in places
+    }
+    change_index(folder, changes, sums=any((t, k) == (0, SUM) for t, k, _ in now))

@@ -5,6 +5,7 @@ Only tags cannot be made: a group whose end has none gets a tag that stood elsew
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from zlib import crc32
 
 from tests.forgery.kit.tree import edge, leaf
 
-HEADER, RECORD, TRAILER = 96, 160, 80
+HEADER, RECORD, TRAILER = 88, 160, 80
 LOG_EPOCH = 256
 OPEN = bytes(64)  # the tag of a record whose group goes on
 
@@ -45,7 +46,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment's header (96 bytes) and records, whether a footer follows, and whatever else stands at its end."""
+    """A segment's header (88 bytes) and records, whether a footer follows, and whatever else stands at its end."""
 
     header: bytes
     records: tuple[Record, ...]
@@ -54,7 +55,7 @@ class Segment:
 
     @property
     def epoch(self) -> int:
-        return int.from_bytes(self.header[84:92], "big")
+        return int.from_bytes(self.header[76:84], "big")
 
     def with_header(self, at: int, value: bytes) -> Segment:
         """The same segment with other bytes in its header, and a true checksum."""
@@ -99,13 +100,13 @@ def chained(log: Sequence[Segment], archive_id: bytes) -> list[Segment]:
     for number, segment in enumerate(log, 1):
         begins = bool(segment.records) and segment.records[0].kind == LOG_EPOCH
         epoch, time_ms = (epoch + 1, 0) if begins else (epoch, time_ms)
-        place = struct.pack(">8s16sQQ32s8sIQ", segment.header[:8], archive_id, number, seq, head, segment.header[72:80],
-                            0, epoch)  # fmt: skip
+        place = struct.pack(">8s16sQQ32sIQ", segment.header[:8], archive_id, number, seq, head, 0, epoch)
         records, group = [], seq
         for at, record in enumerate(segment.records):
             time_ms = max(time_ms + 1, record.time_ms)
             is_last = at == len(segment.records) - 1
             made = replace(record, tag=tag) if is_last and not record.ends_group else record
+            made = _begun(made, epoch) if made.kind == LOG_EPOCH else made
             header = (
                 made.header[:8] + struct.pack(">QQ", seq, time_ms) + made.header[24:44]
                 + struct.pack(">Q", len(made.body)) + made.header[52:84] + sha256(made.body).digest() + head
@@ -117,6 +118,16 @@ def chained(log: Sequence[Segment], archive_id: bytes) -> list[Segment]:
             records.append(made)
         out.append(Segment(sealed_header(place + bytes(4)), tuple(records), number < len(log) or segment.is_sealed))
     return out
+
+
+def _begun(record: Record, epoch: int) -> Record:
+    """The record that begins an epoch, of this number: its body is in the clear."""
+    try:
+        said = json.loads(record.body) | {"epoch": epoch}
+    except (ValueError, TypeError):
+        return record
+    body = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return replace(record, body=body).with_header(52, sha256(body).digest())
 
 
 def serialized(log: Sequence[Segment]) -> list[bytes]:
@@ -140,7 +151,7 @@ def footer(offsets: Sequence[int], leaves: Sequence[bytes], time_ms: int) -> byt
     """The footer of a segment: `offsets` of its records, all `leaves` of the log up to here."""
     roots = edge(leaves)
     last = leaves[-1] if leaves else bytes(32)
-    fixed = struct.pack(">4sHHQ32sQQ", b"CFSF", 2, len(roots), len(offsets), last, len(leaves), time_ms)
+    fixed = struct.pack(">4sHHQ32sQQ", b"CFSF", 3, len(roots), len(offsets), last, len(leaves), time_ms)
     text = fixed + b"".join(roots) + b"".join(at.to_bytes(8, "big") for at in offsets)
     size = len(text) + 44
     text += size.to_bytes(8, "big")

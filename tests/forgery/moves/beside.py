@@ -44,7 +44,11 @@ class NotesChanged:
         if not found:
             raise CannotError
         first, second = rng.randrange(len(found)), rng.randrange(len(found))
-        if self.how == "dropped":
+        if self.how == "dropped from the middle":
+            if len(found) < 3:
+                raise CannotError
+            del found[rng.randrange(1, len(found) - 1)]
+        elif self.how == "dropped":
             del found[first]
         elif self.how == "swapped":
             found[first], found[second] = found[second], found[first]
@@ -216,9 +220,10 @@ def _place(_: Attacked, rng: Random) -> bytes:
 
 _FILES = ((LATEST, "the latest checkpoint"), (HISTORY, "the history"), (ENDORSEMENTS, "the endorsements"),
           ("archive.json", "archive.json"), ("scrub/place.json", "the scrub's place"))  # fmt: skip
+_NOTES = ("dropped", "dropped from the middle", "swapped", "repeated", "foreign")
 MOVES = (
     *(FileChanged(file, what, how) for file, what in _FILES for how in ("removed", "of a copy", "cut", "altered")),
-    *(NotesChanged(HISTORY, "a note of the history", how) for how in ("dropped", "swapped", "repeated", "foreign")),
+    *(NotesChanged(HISTORY, "a note of the history", how) for how in _NOTES),
     *(NotesChanged(ENDORSEMENTS, "an endorsement", how) for how in ("dropped", "repeated", "foreign")),
     LatestOlder(), LatestLastButOne(),
     *(About(key) for key in ("archive_id", "origin", "vkey")),

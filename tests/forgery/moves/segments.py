@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from tests.forgery.kit.segments import LOG_EPOCH, OPEN, Record, Segment, sealed_header
+from tests.forgery.kit.segments import HEADER, LOG_EPOCH, OPEN, Record, Segment, sealed_header
 from tests.forgery.moves.attacked import Attacked, CannotError, log_in, segment_files
 from tests.forgery.moves.records import LogMove
 
@@ -69,7 +69,7 @@ class HeaderAltered:
         end = self.begin + self.size
         value = int.from_bytes(data[self.begin : end], "big") + rng.choice((-1, 1, 1000))
         data[self.begin : end] = (value % (1 << 8 * self.size)).to_bytes(self.size, "big")
-        path.write_bytes(sealed_header(bytes(data[:96])) + data[96:])
+        path.write_bytes(sealed_header(bytes(data[:HEADER])) + data[HEADER:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class BytesChanged:
         elif self.how == "cut off":
             del data[place:]
         else:
-            data += rng.choice((rng.randbytes(rng.randrange(1, 300)), bytes(data[96:600])))
+            data += rng.choice((rng.randbytes(rng.randrange(1, 300)), bytes(data[HEADER:600])))
         path.write_bytes(data)
 
 
@@ -175,7 +175,7 @@ _EACH = {
 }  # fmt: skip
 MOVES = (
     *(made(what, launder) for made, what in _EACH.items() for launder in (False, True)),
-    HeaderAltered("the time", 72, 8), HeaderAltered("the epoch", 84, 8), HeaderAltered("the log", 80, 4),
+    HeaderAltered("the epoch", 76, 8), HeaderAltered("the log", 72, 4),
     TagReplaced(is_newest=True), TagReplaced(is_newest=False), GroupEndMoved(),
     *(BytesChanged(how) for how in ("flipped", "zeroed", "cut off", "added")),
     *(SegmentFile(how) for how in ("removed", "of a copy", "under another's number", "added")),
