@@ -10,7 +10,7 @@ LOCK := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run test long lint format types layers docs-check check sizes bench crash-campaign wheel lock clean
+.PHONY: help run test long lint format types layers docs-check check sizes bench crash-campaign forgery-campaign wheel lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,9 +26,10 @@ long: export COFFER_CRASH_RUNS = 20
 long: export COFFER_LARGE_BYTES = 1073741824
 long: export COFFER_EVERY_FAULT = 1
 long: export COFFER_EVERY_BYTE = 1
+long: export COFFER_FORGERIES = 1000
 long: $(VENV)/.dev-stamp ## run the tests that make test leaves out, and its campaigns at full length
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m long $(TESTARGS)
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m "not long" --timeout=7200 tests/crash tests/integrity \
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m "not long" --timeout=7200 tests/crash tests/forgery tests/integrity \
 		tests/archive/verify tests/peers/test_kill.py tests/peers/test_large.py tests/peers/test_faults.py tests/peers/test_every_fault.py
 
 lint: $(VENV)/.dev-stamp ## check style and format
@@ -58,6 +59,9 @@ bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers; BENCHARGS="--quick
 
 crash-campaign: $(VENV)/.dev-stamp ## cut the power 100,000 times at every system call; CRASHARGS="--seed 7 --jobs 4"
 	$(BIN)/python -m tests.crash --states 100000 $(CRASHARGS)
+
+forgery-campaign: $(VENV)/.dev-stamp ## forge an archive 100,000 times without a key; FORGERYARGS="--seed 7 --jobs 4 --write"
+	$(BIN)/python -m tests.forgery --cases 100000 $(FORGERYARGS)
 
 wheel: $(VENV)/.dev-stamp ## build dist/coffer_dicom-*.whl without the network
 	rm -rf build dist

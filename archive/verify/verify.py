@@ -198,6 +198,7 @@ class Verifier:
         last, newest = None, None
         with suppress(IntegrityError):  # `check` reports it
             last = last_checkpoint(self._folder) if self._options.beside else None
+        yield from self._cut_history(last)
         try:
             newest = max(endorsed_checkpoints(read_key_history(self._folder)), key=lambda made: made.size, default=None)
         except IntegrityError as error:
@@ -215,6 +216,13 @@ class Verifier:
             ):
                 claims.append(Claim(checkpoint.size, checkpoint.root, by))
         return signed
+
+    def _cut_history(self, last: Checkpoint | None) -> Iterator[Finding]:
+        """A checkpoint enters the history before the keyring and the mark: if they know a newer one, it was removed."""
+        for known, by in ((self._remembered, "the keyring remembers"), (self._outside, "the mark outside names")):
+            if last is not None and known is not None and known.size > last.size:
+                what = f"the history of checkpoints ends at {last.size} records, and {by} a checkpoint of {known.size}"
+                yield Finding(0, 0, None, what)
 
     def _start(self, numbers: Sequence[int]) -> tuple[Chain, int]:
         """The chain before the first segment to check, and the index of that segment in `numbers`."""

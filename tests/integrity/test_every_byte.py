@@ -42,8 +42,7 @@ SCRIPT = Path(__file__).with_name("lmdb_flips.py")
 STEP = 1 if os.environ.get("COFFER_EVERY_BYTE") else 83
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 HARMLESS = (
-    ("checkpoints",), ("index",), ("tiles",), ("checkpoints", "tiles"), ("archive.json",), ("scrub",),
-    ("segments", "checkpoints", "keyring"),
+    ("index",), ("tiles",), ("archive.json",), ("scrub",), ("segments", "checkpoints", "keyring"),
 )  # fmt: skip
 
 
