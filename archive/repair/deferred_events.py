@@ -2,7 +2,7 @@
 
 Rule: a repair needs no key, but a record of it does. So the event of the act, numbers and hashes only, waits in a small
 file until a writer with keys opens the archive; an interruption in between loses neither. The event of an act that was
-never carried out is dropped.
+never carried out is dropped. A recovery has the keys at hand, and signs its event: nobody without them can plant one.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -21,6 +21,8 @@ from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_store import LOG
 from coffer.archive.tree.checkpoint import latest_note
+from coffer.archive.tree.key_history import read_key_history
+from coffer.keys.crypto.signing import CheckpointSigner, is_signed_by
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import remove, replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -36,11 +38,26 @@ class DeferredEvent:
     """An event to record, and the evidence that the act was carried out (`proof`).
 
     `note:<SHA-256>`: the latest signed checkpoint is this note. `segment:<number>:<name>`: the segment was installed,
-    and the old file, if there was one, is in lost+found under that name.
+    and the old file, if there was one, is in lost+found under that name. `signature` is that of a recovery's event by
+    the archive's signing key; a repair, which needs no key, has none.
     """
 
     event: Repair
     proof: str
+    signature: bytes = b""
+
+    @classmethod
+    def signed(cls, signer: CheckpointSigner, folder: ArchiveFolder, event: Repair, proof: str) -> Self:
+        """The event of a recovery, signed for this archive."""
+        return cls(event, proof, signer.sign_statement(_statement(folder, event, proof)))
+
+    def is_genuine(self, folder: ArchiveFolder) -> bool:
+        """Whether a repair told it, or a recovery that had a signing key of this archive. Raises IntegrityError for
+        endorsements that cannot be read."""
+        if isinstance(self.event, SegmentRepaired):
+            return not self.signature
+        statement = _statement(folder, self.event, self.proof)
+        return any(is_signed_by(vkey, statement, self.signature) for vkey in read_key_history(folder).vkeys)
 
     def was_done(self, folder: ArchiveFolder) -> bool:
         """Whether the act was carried out, and not interrupted before."""
@@ -49,6 +66,10 @@ class DeferredEvent:
             return hashlib.sha256(latest_note(folder)).hexdigest() == rest
         number, _, kept = rest.partition(":")
         return folder.segment_store().was_replaced(LOG, int(number), kept)
+
+
+def _statement(folder: ArchiveFolder, event: Repair, proof: str) -> bytes:
+    return b"coffer/recovery/v1\0" + folder.archive_id + codec.encode(event) + b"\0" + proof.encode()
 
 
 def _path(folder: ArchiveFolder) -> Path:
@@ -61,7 +82,10 @@ def defer(folder: ArchiveFolder, events: list[DeferredEvent], calls: Syscalls = 
     Raises FormatError if the stored events cannot be parsed or one is too long, InputError if there are too many.
     """
     waiting = [*read_deferred(folder), *events]
-    rows = [{"event": json.loads(codec.encode(each.event)), "proof": each.proof} for each in waiting]
+    rows = [
+        {"event": json.loads(codec.encode(each.event)), "proof": each.proof, "signature": each.signature.hex()}
+        for each in waiting
+    ]
     data = checksummed_json.serialize(rows)
     if len(data) > _LONGEST or len(waiting) > _MOST:
         raise InputError("too much is repaired at once to be recorded", hint="name some records, then the others")
@@ -71,7 +95,10 @@ def defer(folder: ArchiveFolder, events: list[DeferredEvent], calls: Syscalls = 
 def read_deferred(folder: ArchiveFolder) -> list[DeferredEvent]:
     """The events that wait to be recorded. Raises FormatError for any that Coffer would not have written."""
     try:
-        return [_parse(row) for row in _rows(checksummed_json.parse(opening.read(_path(folder), _LONGEST)))]
+        found = [_parse(row) for row in _rows(checksummed_json.parse(opening.read(_path(folder), _LONGEST)))]
+        if all(each.is_genuine(folder) for each in found):
+            return found
+        raise FormatError("a recovery in it is not signed by this archive")
     except FileNotFoundError:
         return []
     except (IntegrityError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -94,7 +121,7 @@ def _parse(row: dict[str, object]) -> DeferredEvent:
     event = codec.decode(msgspec.json.encode(row["event"], order="sorted"), Kind.REPAIR)
     if not isinstance(event, SegmentRepaired | SegmentsTaken | LossAccepted):
         raise FormatError("this is not an event of a repair")
-    return DeferredEvent(event, proof)
+    return DeferredEvent(event, proof, bytes.fromhex(str(row["signature"])))
 
 
 def discard_deferred(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:

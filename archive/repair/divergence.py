@@ -111,7 +111,8 @@ def accept_loss(
     generation_of(folder, signer)  # before anything is changed
     made = Checkpoint(folder.origin, history.size, history.root)
     note = signer.sign_note(folder.origin, made.serialize())
-    defer(folder, [DeferredEvent(_event(LossAccepted, history, made), f"note:{_digest(note)}")], calls)
+    event = _event(LossAccepted, history, made)
+    defer(folder, [DeferredEvent.signed(signer, folder, event, f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
     _set_aside_beyond(folder, number, history, calls)
@@ -127,6 +128,7 @@ def take_from(
     folder: ArchiveFolder,
     history: Divergence,
     copy: ArchiveFolder,
+    signer: CheckpointSigner,
     remember: Callable[[bytes], None],
     *,
     calls: Syscalls = SYSTEM,
@@ -154,7 +156,8 @@ def take_from(
     if not numbers and history.complaint is None:
         return []
     note = read_note(copy)
-    defer(folder, [DeferredEvent(_event(SegmentsTaken, history, theirs), f"note:{_digest(note)}")], calls)
+    event = _event(SegmentsTaken, history, theirs)
+    defer(folder, [DeferredEvent.signed(signer, folder, event, f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, calls)
     store, given = folder.segment_store(calls), copy.segment_store()

@@ -173,7 +173,7 @@ def _last_but_one(case: Case) -> set[str]:
 
 
 def _acts(case: Case) -> set[str]:
-    return case.below("pending.json")
+    return case.below("pending.json") if b'"segment.repaired"' in case.after.get("pending.json", b"") else set()
 
 
 LISTED: Final = (
@@ -202,7 +202,7 @@ LISTED: Final = (
         "the index is gone, empty, or as it was at some time", "it is made from the log, which brings it up to date",
         _older_index),
     Listed(
-        "`pending.json` announces an offline repair or recovery that was not made",
+        "`pending.json` announces a repair from a copy that was not made",
         "a repair needs no key, so its record (REPAIR) says what the folder said, not who did it", _acts),
     Listed(
         "what is never believed: `lost+found/`, `spool/`, a segment that was not installed, the scrub's place",

@@ -95,6 +95,7 @@ def take(chosen: Chosen, copy: Path) -> None:
                 hand.folder,
                 history,
                 source,
+                hand.signer,
                 hand.keyring.remember_checkpoint,
                 progress=lambda done: bar.advance(done, total),
             )

@@ -171,7 +171,7 @@ def test_the_missing_records_come_from_a_copy(kept: Remembered, tmp_path: Path, 
     diverge(kept, tmp_path)
     found = {p.name: p.read_bytes() for p in kept.folder.segments.iterdir()}
     history = find_divergence(kept.folder, kept.witness)
-    assert take_from(kept.folder, history, ArchiveFolder.open(tmp_path / "new"), kept.remember)
+    assert take_from(kept.folder, history, ArchiveFolder.open(tmp_path / "new"), kept.signer, kept.remember)
     assert {p.name: p.read_bytes() for p in kept.folder.segments.iterdir()} == whole
     assert kept.open().next_seq == 15
     assert list(Verifier(kept.folder, remembered=kept.witness).findings()) == []
@@ -238,7 +238,7 @@ def test_copies_that_do_not_prove_it(kept: Remembered, tmp_path: Path) -> None:
     before = kept.files()
     history = find_divergence(kept.folder, kept.witness)
     with pytest.raises(InputError, match="covers 8 records, but 15 were signed here"):
-        take_from(kept.folder, history, ArchiveFolder.open(tmp_path / "old"), kept.remember)
+        take_from(kept.folder, history, ArchiveFolder.open(tmp_path / "old"), kept.signer, kept.remember)
     fork_of = tmp_path / "forked"
     shutil.copytree(tmp_path / "new", fork_of)
     other = Remembered(tmp_path / "other")
@@ -247,13 +247,13 @@ def test_copies_that_do_not_prove_it(kept: Remembered, tmp_path: Path) -> None:
         shutil.rmtree(fork_of / part)
         shutil.copytree(other.folder.path / part, fork_of / part)
     with pytest.raises(IntegrityError, match="does not prove"):
-        take_from(kept.folder, history, ArchiveFolder.open(fork_of), kept.remember)
+        take_from(kept.folder, history, ArchiveFolder.open(fork_of), kept.signer, kept.remember)
     damaged = ArchiveFolder.open(tmp_path / "new")
     data = bytearray(damaged.segment_files.path(1).read_bytes())
     data[300] ^= 1
     damaged.segment_files.path(1).write_bytes(data)
     with pytest.raises(IntegrityError, match="does not prove"):
-        take_from(kept.folder, history, damaged, kept.remember)
+        take_from(kept.folder, history, damaged, kept.signer, kept.remember)
     assert kept.files() == before
     other.close()
 
@@ -272,7 +272,7 @@ def test_a_stop_at_every_call(kept: Remembered, tmp_path: Path, way: str, *, aft
         if way == "accept":
             accept_loss(kept.folder, history, kept.signer, kept.remember, calls)
         else:
-            take_from(kept.folder, history, copy, kept.remember, calls=calls)
+            take_from(kept.folder, history, copy, kept.signer, kept.remember, calls=calls)
 
     failures = 0
     for at in range(200):

@@ -355,7 +355,7 @@ def test_records_and_keys_are_taken_from_a_newer_copy(made: Changing, tmp_path: 
     shutil.rmtree(older.tiles)
     cut_behind(older, 5)
     assert findings(older) == []
-    assert take_from(older, find_divergence(older, None), made.folder, lambda _: None) == [1]
+    assert take_from(older, find_divergence(older, None), made.folder, made.signers[-1], lambda _: None) == [1]
     assert read_key_history(older) == read_key_history(made.folder)
     assert findings(older) == []
 

@@ -78,7 +78,7 @@ def repair(small: SmallArchive, copy: ArchiveFolder) -> None:
 
 
 def recover(small: SmallArchive, copy: ArchiveFolder) -> None:
-    assert take_from(small.folder, find_divergence(small.folder, None), copy, lambda note: None)
+    assert take_from(small.folder, find_divergence(small.folder, None), copy, small.signer, lambda note: None)
 
 
 def scrubbed(small: SmallArchive) -> list[str]:

@@ -190,24 +190,22 @@ def _noise(_: Attacked, rng: Random) -> bytes:
     return rng.randbytes(200)
 
 
-def _act(at: Attacked, rng: Random) -> bytes:
-    """A repair, or an accepted loss, that never was: that its proof holds, anybody can arrange."""
-    if rng.random() < 0.5:
-        repaired = {"code": "segment.repaired", "kept": None, "segment": 1, "taken_records": [0], "v": 1}
-        return checksummed([{"event": repaired, "proof": "segment:1:"}])
+def _repair(_: Attacked, _rng: Random) -> bytes:
+    """A repair that never was: that its proof holds, anybody can arrange."""
+    repaired = {"code": "segment.repaired", "kept": None, "segment": 1, "taken_records": [0], "v": 1}
+    return checksummed([{"event": repaired, "proof": "segment:1:", "signature": ""}])
+
+
+def _recovery(at: Attacked, rng: Random) -> bytes:
+    """An accepted loss that never was, of which only the signature is missing or wrong."""
     latest = at.file(LATEST).read_bytes()
     size, root = notes.stated(latest)
     head = {"records": size, "root": root.hex()}
-    lost = {
-        "code": "loss.accepted",
-        "contradiction": "",
-        "found": head,
-        "left": head,
-        "remembered": head,
-        "signed": head,
-    }
+    heads = dict.fromkeys(("found", "left", "remembered", "signed"), head)
+    lost = {"code": "loss.accepted", "contradiction": "", "v": 1} | heads
     proof = f"note:{hashlib.sha256(latest).hexdigest()}"
-    return checksummed([{"event": lost | {"v": 1}, "proof": proof}])
+    signature = rng.choice([b"", rng.randbytes(64)])
+    return checksummed([{"event": lost, "proof": proof, "signature": signature.hex()}])
 
 
 def _place(_: Attacked, rng: Random) -> bytes:
@@ -232,6 +230,7 @@ MOVES = (
     Planted("a spool file", "spool/0123456789abcdef.spool", _noise),
     Planted("a segment that was not installed", "segments/.00000001.seg.new", _noise),
     Planted("the scrub's place", "scrub/place.json", _place),
-    Planted("a repair or recovery that was not made", "pending.json", _act),
+    Planted("a repair that was not made", "pending.json", _repair),
+    Planted("a recovery that was not made", "pending.json", _recovery),
     Planted("a strange file", "segments/readme.txt", _noise),
 )  # fmt: skip
