@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from coffer.server.config.access import Access
 from coffer.server.config.integrity import Integrity
 
 __all__ = [
@@ -388,6 +389,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dimse: Dimse = Dimse()
     http: Http = Http()
     peers: tuple[Peer, ...] = ()
+    access: Access = Access()
     limits: Limits = Limits()
     storage: Storage = Storage()
     keys: Keys = Keys()

@@ -20,6 +20,7 @@ from tests.conftest import absent
 ROOT = Path(__file__).resolve().parents[3]
 COFFER = Path(sys.executable).with_name("coffer")
 COMMANDS = [
+    "access",
     "checkpoint",
     "clock",
     "completion",
@@ -39,6 +40,7 @@ COMMANDS = [
     "serve",
     "shred",
     "status",
+    "users",
     "verify",
     "versions",
 ]
