@@ -12,6 +12,7 @@ from typing import Final, Self
 from coffer.archive.body.allocator import keep_objects
 from coffer.archive.repair import planted
 from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.access.users_file import read_users
 from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
@@ -25,6 +26,7 @@ from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
+from coffer.server.main.exposure import exposed, require_covered
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
 from coffer.server.observe.collectors import Vitals
@@ -43,8 +45,11 @@ _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a
 class Server:
     """A context manager that serves from enter to exit, once. `wait` blocks until `stop`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, insecure_open_role: bool = False) -> None:
+        """`insecure_open_role` lets it listen on the network although there are no users."""
         self._config = config
+        self._insecure_open_role = insecure_open_role
+        self._exposed: list[str] = []
         self._metrics = Metrics()
         self._orders = Orders()
         self._state = "starting"
@@ -67,7 +72,8 @@ class Server:
         return self._http.address
 
     def open(self) -> None:
-        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address in use."""
+        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address in use, or for one
+        that others reach while there are no users."""
         try:
             self._start()
         except BaseException:
@@ -86,6 +92,7 @@ class Server:
 
     def _start(self) -> None:
         config, last_first = self._config, self._last_first
+        self._look_at_users()
         # An association takes two descriptors in a worker and one here; 256 cover everything else.
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
@@ -125,6 +132,21 @@ class Server:
             port=config.dimse.port,
         )
 
+    def _look_at_users(self) -> None:
+        """Refuse to be reached by everybody in the open role, unless that was ordered; then say so."""
+        is_open = read_users(self._config.access.users).directory.is_open
+        self._metrics.open_role(is_open)
+        if is_open and not self._insecure_open_role:
+            require_covered(self._config)
+        self._exposed = exposed(self._config) if is_open else []
+        if self._exposed:
+            _log.warning(
+                "everybody who reaches this server may do everything: there are no users",
+                name="access.open_role",
+                exposed=self._exposed,
+                remedy="coffer users add",
+            )
+
     def _open_doors(self, services: WriterServices) -> None:
         self._jobs.need(self._workers.start(services))
         self._last_first.callback(self._listener.stop)
@@ -163,6 +185,10 @@ class Server:
         """What an operator should look at although the server works."""
         archive = self._services.archive if self._services is not None else None
         concerns: list[str] = []
+        if self._exposed:
+            concerns.append(
+                f"there are no users: everybody on the network may do everything ({', '.join(self._exposed)})"
+            )
         if archive is not None:
             concerns += [*archive.concerns(), *planted.concerns(archive.folder)]
             if not archive.index.is_loaded:
@@ -202,14 +228,15 @@ class Server:
             _log.info("stopped", name="server.stopped")
 
 
-def serve(config: Config, signals: Signals) -> None:
+def serve(config: Config, signals: Signals, *, insecure_open_role: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C, which may also come while the archive is opened; it is closed on return.
+    `insecure_open_role` as in `Server`.
 
     Raises the same errors as `Server.open`, and ServiceError.
     """
     logs.configure(config.log)
     logs.run_in_background()
-    run(Server(config), Server.wait, signals)
+    run(Server(config, insecure_open_role=insecure_open_role), Server.wait, signals)
 
 
 def run(server: Server, work: Callable[[Server], None], signals: Signals) -> None:

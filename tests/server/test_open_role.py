@@ -1,0 +1,66 @@
+"""The open role: without users a server is reached from its own machine only, unless its command line lifts that."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from coffer.keys.errors import ConfigError
+from coffer.server.config.load import load_config
+from coffer.server.config.settings import Config
+from coffer.server.main.exposure import exposed
+from coffer.server.main.service import Server
+from tests.captured_logs import capture_logs
+from tests.server.filled import free_port, run
+
+ACCOUNT = pwd.getpwuid(os.geteuid()).pw_name
+
+
+def configured(dimse: str, http: str = "127.0.0.1") -> Config:
+    Path("coffer.toml").write_text(
+        f'archive = "data"\n[storage]\nreserve_bytes = 0\n[dimse]\nhost = "{dimse}"\nport = {free_port()}\n'
+        f'[http]\nhost = "{http}"\nport = {free_port()}\n'
+    )
+    return load_config(Path("coffer.toml"))
+
+
+@pytest.fixture(autouse=True)
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configured("127.0.0.1")
+    run("init")
+
+
+@pytest.mark.parametrize(("dimse", "http"), [("0.0.0.0", "127.0.0.1"), ("localhost", "::"), ("0.0.0.0", "0.0.0.0")])
+def test_without_users_nothing_listens_on_the_network(dimse: str, http: str) -> None:
+    config = configured(dimse, http)
+    with pytest.raises(ConfigError, match=r"there are no users.*is not loopback"):
+        Server(config).open()
+    done = run("serve", code=11)
+    assert "--insecure-open-role" in done.stderr
+
+
+def test_what_is_loopback() -> None:
+    for host in ("127.0.0.1", "127.0.0.53", "localhost", "::1"):
+        assert exposed(configured(host)) == []
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        assert exposed(configured(host)) == [f"dimse.host {host}"]
+        assert exposed(configured("127.0.0.1", host)) == [f"http.host {host}"]
+
+
+def test_the_command_line_lifts_it_and_everybody_is_told() -> None:
+    config = configured("0.0.0.0")
+    with capture_logs() as lines, Server(config, insecure_open_role=True) as server:
+        told = [each for each in lines if each["name"] == "access.open_role"]
+        assert any("there are no users" in each for each in server.concerns())
+        assert "coffer_open_role 1.0" in server._metrics.render().decode()
+    assert [each["exposed"] for each in told] == [["dimse.host 0.0.0.0"]]
+
+
+def test_with_users_it_listens_where_it_is_told_to() -> None:
+    config = configured("0.0.0.0")
+    run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
+    with Server(config) as server:
+        assert "coffer_open_role 0.0" in server._metrics.render().decode()
+        assert server.concerns() == []
