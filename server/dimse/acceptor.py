@@ -10,6 +10,7 @@ from typing import Final
 
 from coffer.keys.errors import AccessDeniedError
 from coffer.server.access.action import Action
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
@@ -52,10 +53,13 @@ class Acceptor:
         policy: Policy,
         services: Services | None,
         observer: Observer,
+        certificate: PeerCertificate | None = None,
     ) -> None:
-        """Without `services` the association is rejected because there are too many."""
+        """Without `services` the association is rejected because there are too many. `certificate` is what the
+        connection has proved over TLS."""
         self._connection = connection
         self._host = host
+        self._certificate = certificate
         self._config = config
         self._policy = policy
         self._services = services
@@ -132,7 +136,7 @@ class Acceptor:
         return negotiation.TOO_MANY if self._services is None else None
 
     def _caller(self, request: AssociationRequest) -> Principal:
-        return Principal.peer(request.calling_ae, request.called_ae, self._host)
+        return Principal.peer(request.calling_ae, request.called_ae, self._host, self._certificate)
 
     def _reject(self, request: AssociationRequest, rejection: Rejection) -> None:
         _log.warning(

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from coffer.server.access.certificate import PeerCertificate
+
 __all__ = ["AssociationPlace", "AssociationPlaces"]
 
 _SILENT_SECONDS: Final = 2.0  # after which an association that never did anything may have to go
@@ -25,13 +27,14 @@ _MOST_ENDING: Final = 16  # places that are given away while their previous hold
 @dataclass(slots=True, eq=False)
 class AssociationPlace:
     """One association's place. `idle_since` is a monotonic time in seconds; None: an operation is running, or its state
-    is not known yet."""
+    is not known yet. `certificate` is what the connection has proved over TLS."""
 
     number: int
     host: str
     idle_since: float | None = None
     is_used: bool = False  # whether the peer has sent any request
     is_ending: bool = False
+    certificate: PeerCertificate | None = None
 
 
 class AssociationPlaces:

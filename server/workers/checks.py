@@ -130,7 +130,7 @@ def _require_entry(entry: InstanceEntry) -> None:
 
 def _require_caller(caller: Principal) -> None:
     """The caller is a peer as the acceptor creates it: a worker serves peers only, and gets no other rights."""
-    peer = Principal.peer(caller.ae_title, caller.called_ae, caller.host)
+    peer = Principal.peer(caller.ae_title, caller.called_ae, caller.host, caller.certificate)
     _require(caller == peer, "a caller that is not a peer")
     titles = (caller.ae_title, caller.called_ae)
     _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")

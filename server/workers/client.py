@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.workers.checks import MAX_REQUEST_BYTES, BrokenRule
 from coffer.server.workers.rights import Rights
 from coffer.server.workers.search import Search
@@ -28,12 +29,18 @@ _MOST_STRAYS: Final = 1000  # descriptors that belong to no message, in total
 class Client:
     """One line. Used by the coordinator's thread."""
 
-    def __init__(self, sock: socket.socket, host: str, ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        host: str,
+        ended: Callable[[], None],
+        certificate: PeerCertificate | None = None,
+    ) -> None:
         sock.setblocking(False)
         self.wire = Wire(sock, most_bytes=MAX_REQUEST_BYTES)
         self.host = host
         self.ended = ended
-        self.rights = Rights(host)
+        self.rights = Rights(host, certificate)
         self.search: Search | None = None
         self.is_owed = False  # an answer is being prepared
         self.is_gone = False

@@ -21,6 +21,7 @@ from coffer.index.instance.identity import PartId
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.host.watched import Watched
 from coffer.server.observe.logs import get_logger
@@ -80,13 +81,16 @@ class Coordinator:
         self._searches.start()
         self.watched.start()
 
-    def add(self, ended: Callable[[], None], host: str = "") -> socket.socket:
-        """Open a line for an association with `host`; returns the worker's end, to be sent to it.
+    def add(
+        self, ended: Callable[[], None], host: str = "", certificate: PeerCertificate | None = None
+    ) -> socket.socket:
+        """Open a line for an association with `host`, which has proved `certificate`; returns the worker's end, to be
+        sent to it.
 
         `ended` is called once when that end is closed. Raises OSError if there are no descriptors left.
         """
         ours, theirs = socket.socketpair()
-        self._fresh.put(Client(ours, host, ended))
+        self._fresh.put(Client(ours, host, ended, certificate))
         self._wake()
         return theirs
 

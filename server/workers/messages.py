@@ -13,6 +13,7 @@ from coffer.index.instance.identity import PartId
 from coffer.index.query.locate import Located
 from coffer.keys import errors
 from coffer.keys.errors import CofferError
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.services.api import Observer
@@ -41,10 +42,11 @@ class Setup(_Message, frozen=True):
 
 class Serve(_Message, frozen=True):
     """Serve an association with this number. Its connection and the worker's end of a new line are attached as file
-    descriptors."""
+    descriptors; `certificate` is what the connection has proved over TLS."""
 
     host: str
     number: int
+    certificate: PeerCertificate | None = None
 
 
 class End(_Message, frozen=True):

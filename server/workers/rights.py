@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from coffer.index.instance.identity import PartId
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.principal import Principal
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.messages import AssociationClosed, AssociationOpened, ObserverCall
@@ -28,8 +29,11 @@ _CALLS_A_SECOND: Final = 10_000.0  # an association that only sends C-ECHO stays
 class Rights:
     """The rights of one line, from its first message to its last. Used by the coordinator's thread."""
 
-    def __init__(self, host: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, host: str, certificate: PeerCertificate | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._host = host
+        self._certificate = certificate
         self._now = now
         self._caller: Principal | None = None
         self._calling_ae: str | None = None
@@ -41,9 +45,10 @@ class Rights:
         self._association: bool | None = None  # None: not yet, True: open, False: ended
 
     def caller(self, stated: Principal) -> Principal:
-        """The caller of a request: its address is that of the connection, its AE titles must never change."""
+        """The caller of a request: its address and its certificate are those of the connection, whatever the worker
+        states; its AE titles must never change."""
         self.require_same(stated.ae_title)
-        caller = replace(stated, host=self._host)
+        caller = replace(stated, host=self._host, certificate=self._certificate)
         if self._caller is None:
             self._caller = caller
         elif caller != self._caller:

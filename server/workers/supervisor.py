@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +15,11 @@ import msgspec
 
 from coffer.keys.crypto import derive
 from coffer.keys.errors import UnavailableError
+from coffer.server.config.passing import encode_config
 from coffer.server.config.settings import Config
 from coffer.server.dimse.places import AssociationPlace
 from coffer.server.host import headroom
+from coffer.server.host.child import end_process, launch
 from coffer.server.host.headroom import CongestedError
 from coffer.server.host.sockets import is_readable, is_writable
 from coffer.server.host.watched import Watched
@@ -29,7 +29,6 @@ from coffer.server.workers import messages
 from coffer.server.workers.coordinator import Coordinator
 from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup
 from coffer.server.workers.transport import LineClosed, Wire
-from coffer.server.workers.worker import HARMLESS, encode_config
 
 _log = get_logger()
 
@@ -121,7 +120,7 @@ class Workers:
             ended()
 
         try:
-            line = self._coordinator.add(over, place.host)
+            line = self._coordinator.add(over, place.host, place.certificate)
         except BaseException:
             with self._lock:
                 worker.places.pop(place.number, None)
@@ -129,7 +128,7 @@ class Workers:
         with connection, line, worker.lock:
             try:
                 fds = connection.fileno(), line.fileno()
-                worker.control.send(messages.encode(Serve(place.host, place.number)), fds)
+                worker.control.send(messages.encode(Serve(place.host, place.number, place.certificate)), fds)
             except LineClosed:
                 _log.error("a connection was lost with its worker process", name="connection.lost", host=place.host)
 
@@ -167,7 +166,7 @@ class Workers:
             self._coordinator.end_searches()
         deadline = time.monotonic() + grace_seconds + 1
         for worker in workers:
-            _end_process(worker, max(0.1, deadline - time.monotonic()))
+            end_process(worker.process, max(0.1, deadline - time.monotonic()))
         for watched in self._keepers:
             watched.join()
         for worker in workers:
@@ -265,7 +264,7 @@ class Workers:
             self._workers[number] = None
             self._lost_lines += worker.lost_lines
             self.deaths += 1
-        _end_process(worker, _DYING_SECONDS)
+        end_process(worker.process, _DYING_SECONDS)
         worker.control.close()
         _log.error(
             "a worker process died and is started again", name="worker.died", exit_code=worker.process.returncode
@@ -280,29 +279,6 @@ def _takes_more(worker: _WorkerProcess) -> bool:
         return False
 
 
-def _end_process(worker: _WorkerProcess, seconds: float) -> None:
-    """Wait for a process to end by itself, then kill it after `seconds`."""
-    try:
-        worker.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        worker.process.kill()
-        worker.process.wait()
-
-
 def _launch() -> _WorkerProcess:
-    ours, theirs = socket.socketpair()
-    # A signal to the process group while a worker loads stays pending until the worker ignores it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HARMLESS)
-    try:
-        with theirs:
-            process = subprocess.Popen(  # noqa: S603  # our own code, no foreign input
-                [sys.executable, "-I", "-m", "coffer.server.workers", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return _WorkerProcess(process, Wire(ours, most_bytes=_LONGEST_PULSE))
+    process, control = launch("coffer.server.workers")
+    return _WorkerProcess(process, Wire(control, most_bytes=_LONGEST_PULSE))

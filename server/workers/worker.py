@@ -2,22 +2,17 @@
 
 Rule: it opens the log for reading only, has only the keys that it requests, and ends with the process that started it:
 what was not acknowledged by then never will be. Of the keyring it reads the feed of removed keys, so that none of them
-is used here any longer. Started as `python -I -m coffer.server.workers FD`; -I, because a folder named `archive` where
-the server was started is not our package.
+is used here any longer. Started by `server.host.child` as the module `coffer.server.workers`.
 """
 
 import contextlib
 import errno
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from coffer.archive.body.allocator import keep_blocks, keep_objects
 from coffer.archive.reader import LogReader
@@ -29,13 +24,14 @@ from coffer.keys.inspect.view import KeyringView
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import policy_of
-from coffer.server.config.settings import Config
+from coffer.server.config.passing import decode_config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import CONGESTED
 from coffer.server.dimse.refusal import refuse_at_once
 from coffer.server.engine.sealing import Intake, rules_of
+from coffer.server.host.child import ignore_signals
 from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_out
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
@@ -54,26 +50,13 @@ from coffer.server.workers.transport import LineClosed, Wire
 _log = logs.get_logger()
 _LOOK_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 1.0
-HARMLESS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
-
-
-def encode_config(config: Config) -> bytes:
-    """A configuration for another process of this Coffer."""
-    return msgspec.json.encode(config, enc_hook=str)
-
-
-def _decode_config(data: bytes) -> Config:
-    def path(kind: type, value: Any) -> Any:
-        return kind(value) if issubclass(kind, Path) else value
-
-    return msgspec.json.decode(data, type=Config, dec_hook=path)
 
 
 class Worker:
     """One worker's state."""
 
     def __init__(self, setup: Setup) -> None:
-        self._config = config = _decode_config(setup.config)
+        self._config = config = decode_config(setup.config)
         logs.configure(config.log)
         logs.run_in_background()
         selftest.require()
@@ -92,7 +75,7 @@ class Worker:
         self._shortage = Shortage()
         self._quitting = threading.Event()
 
-    def serve(self, host: str, number: int, fds: list[int]) -> None:
+    def serve(self, order: Serve, fds: list[int]) -> None:
         """Serve one association in its own thread, or refuse it if a resource that it needs has run out.
 
         `fds` are its connection and its line, or fewer if this process had no descriptors left.
@@ -101,7 +84,7 @@ class Worker:
         try:
             if len(fds) < 2 or lacks_descriptors():
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            self._begin(host, number, *sockets)
+            self._begin(order, *sockets)
         except Exception as error:  # noqa: BLE001  # one association must not end the process
             what = what_ran_out(error)
             if what:
@@ -115,14 +98,16 @@ class Worker:
             for each in sockets:
                 each.close()
 
-    def _begin(self, host: str, number: int, connection: socket.socket, line: socket.socket) -> None:
-        settings = self._config.dimse
+    def _begin(self, order: Serve, connection: socket.socket, line: socket.socket) -> None:
+        settings, number = self._config.dimse, order.number
         end = Line(Wire(line))
         services = RemoteServices(
             end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._feed
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, host, self._config, self._policy, services, services.observer)
+        acceptor = Acceptor(
+            pdus, order.host, self._config, self._policy, services, services.observer, order.certificate
+        )
 
         def over() -> None:
             self._services.discard(services)
@@ -181,8 +166,8 @@ def run(control: Wire) -> None:
                 keep_objects()
                 control.send(messages.encode(Ready()))
                 worker.pulse(control)
-            case Serve(host, number) if worker is not None:
-                worker.serve(host, number, control.take_fds())
+            case Serve() if worker is not None:
+                worker.serve(order, control.take_fds())
             case End(number) if worker is not None:
                 worker.end(number)
             case Quit(grace_seconds):
@@ -195,10 +180,7 @@ def run(control: Wire) -> None:
 
 def main() -> None:
     """Run a worker on the control socket whose descriptor is the first argument."""
-    # Ctrl-C, a closed terminal and systemd signal the whole group; the committing process decides when a worker ends.
-    for number in HARMLESS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS)  # blocked by the launching process until now
+    ignore_signals()
     hardening.forbid_dumps()
     keep_blocks()
     control = Wire(socket.socket(fileno=int(sys.argv[1])))

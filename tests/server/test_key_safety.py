@@ -21,10 +21,10 @@ from coffer.keys.crypto import selftest
 from coffer.server.access.principal import Principal
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
+from coffer.server.config.passing import encode_config
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.workers import messages
 from coffer.server.workers.transport import LineClosed, Wire
-from coffer.server.workers.worker import encode_config
 from tests.server.filled import free_port, run, study_files
 
 ROOT = Path(__file__).resolve().parents[2]
