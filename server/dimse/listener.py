@@ -211,7 +211,7 @@ class Listener:
         try:
             pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
             self._refused.begin(
-                Acceptor(pdus, host, self._config, self._policy, None, self._observer), self._end_refusal
+                Acceptor(pdus, host, self._config, self._policy, None, self._observer, None), self._end_refusal
             )
         except BaseException:
             self._end_refusal()

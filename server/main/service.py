@@ -12,6 +12,7 @@ from typing import Final, Self
 from coffer.archive.body.allocator import keep_objects
 from coffer.archive.repair import planted
 from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.access.decision import policy_of
 from coffer.server.access.users_file import read_users
 from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
@@ -22,6 +23,8 @@ from coffer.server.host import headroom
 from coffer.server.host.job import Jobs
 from coffer.server.host.orders import Orders
 from coffer.server.host.signals import EndOrdered, Signals
+from coffer.server.identity.admission import Admission
+from coffer.server.identity.tokens import read_tokens
 from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
@@ -51,6 +54,12 @@ class Server:
         self._insecure_open_role = insecure_open_role
         self._exposed: list[str] = []
         self._metrics = Metrics()
+        users = read_users(config.access.users)
+        self._admission = Admission(
+            users, policy_of(config, users.directory), read_tokens(config), self._metrics.identity_failed
+        )
+        self._is_open = users.directory.is_open
+        self._is_single_officer = users.directory.single_officer
         self._orders = Orders()
         self._state = "starting"
         self._services: WriterServices | None = None
@@ -134,7 +143,7 @@ class Server:
 
     def _look_at_users(self) -> None:
         """Refuse to be reached by everybody in the open role, unless that was ordered; then say so."""
-        is_open = read_users(self._config.access.users).directory.is_open
+        is_open = self._is_open
         self._metrics.open_role(is_open)
         if is_open and not self._insecure_open_role:
             require_covered(self._config)
@@ -148,7 +157,7 @@ class Server:
             )
 
     def _open_doors(self, services: WriterServices) -> None:
-        self._jobs.need(self._workers.start(services))
+        self._jobs.need(self._workers.start(services, self._admission))
         self._last_first.callback(self._listener.stop)
         self._last_first.callback(lambda: _log.info("stopping", name="server.stopping"))
         self._listener.start()
@@ -189,6 +198,8 @@ class Server:
             concerns.append(
                 f"there are no users: everybody on the network may do everything ({', '.join(self._exposed)})"
             )
+        if self._is_single_officer:
+            concerns.append("single_officer = true: one person may hold roles that exclude each other")
         if archive is not None:
             concerns += [*archive.concerns(), *planted.concerns(archive.folder)]
             if not archive.index.is_loaded:

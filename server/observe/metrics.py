@@ -78,6 +78,7 @@ class Metrics:
             "coffer_clock_doubts",
             "Times that the clock jumped, lay before the log's last record, or was in doubt at start.",
         )
+        self._identity_failed = counter("coffer_identity_failures", "Passwords and tokens that proved nobody.")
         self._open_role = gauge("coffer_open_role", "Whether there are no users: then everybody may do everything.")
         self._scrubbed = counter("coffer_scrub_records", "Records whose bodies the scrub has read.")
         self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of the bodies that the scrub has read.")
@@ -105,6 +106,10 @@ class Metrics:
     def asked_for_keys(self, up: bool) -> None:
         """Record whether the key provider opened the key in use."""
         self._keys.set(float(up))
+
+    def identity_failed(self) -> None:
+        """Count a password or a token that proved nobody."""
+        self._identity_failed.inc()
 
     def open_role(self, is_open: bool) -> None:
         """Record whether the open role is in force."""

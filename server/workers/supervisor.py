@@ -15,6 +15,7 @@ import msgspec
 
 from coffer.keys.crypto import derive
 from coffer.keys.errors import UnavailableError
+from coffer.server.access.users_file import StoredUsers, encode
 from coffer.server.config.passing import encode_config
 from coffer.server.config.settings import Config
 from coffer.server.dimse.places import AssociationPlace
@@ -23,6 +24,7 @@ from coffer.server.host.child import end_process, launch
 from coffer.server.host.headroom import CongestedError
 from coffer.server.host.sockets import is_readable, is_writable
 from coffer.server.host.watched import Watched
+from coffer.server.identity.admission import Admission, Connected
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
@@ -73,16 +75,18 @@ class Workers:
         for _ in range(self._count):
             self._workers.append(_launch())
 
-    def start(self, services: WriterServices) -> Watched:
-        """Serve this archive, after `launch`; returns once every process is ready, with the thread that commits what
-        they receive. Raises UnavailableError if one cannot start."""
+    def start(self, services: WriterServices, admission: Admission) -> Watched:
+        """Serve this archive to whom `admission` lets in, after `launch`; returns once every process is ready, with the
+        thread that commits what they receive. Raises UnavailableError if one cannot start."""
+        users = services.archive.policy.directory
         self._setup = Setup(
             encode_config(self._config),
+            b"" if users.is_open else encode(StoredUsers(users)),
             services.archive.folder.archive_id,
             services.archive.keyring.archive_key(derive.LOG_ID).reveal(),
             self._count,
         )
-        self._coordinator = coordinator = Coordinator(services)
+        self._coordinator = coordinator = Coordinator(services, admission)
         coordinator.start()
         for worker in self._workers:
             assert worker is not None
@@ -120,7 +124,7 @@ class Workers:
             ended()
 
         try:
-            line = self._coordinator.add(over, place.host, place.certificate)
+            line = self._coordinator.add(over, Connected(place.host, place.certificate, place.is_encrypted))
         except BaseException:
             with self._lock:
                 worker.places.pop(place.number, None)
@@ -128,7 +132,7 @@ class Workers:
         with connection, line, worker.lock:
             try:
                 fds = connection.fileno(), line.fileno()
-                worker.control.send(messages.encode(Serve(place.host, place.number, place.certificate)), fds)
+                worker.control.send(messages.encode(Serve(place.host, place.number)), fds)
             except LineClosed:
                 _log.error("a connection was lost with its worker process", name="connection.lost", host=place.host)
 

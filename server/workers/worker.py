@@ -24,6 +24,8 @@ from coffer.keys.inspect.view import KeyringView
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import policy_of
+from coffer.server.access.users import NOBODY
+from coffer.server.access.users_file import decode as decode_users
 from coffer.server.config.passing import decode_config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
@@ -68,7 +70,7 @@ class Worker:
         self._reader = LogReader(folder)
         self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
-        self._policy = policy_of(config)
+        self._policy = policy_of(config, decode_users(setup.users).directory if setup.users else NOBODY)
         self._rules = rules_of(config)
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
@@ -105,9 +107,7 @@ class Worker:
             end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._feed
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(
-            pdus, order.host, self._config, self._policy, services, services.observer, order.certificate
-        )
+        acceptor = Acceptor(pdus, order.host, self._config, self._policy, services, services.observer, services)
 
         def over() -> None:
             self._services.discard(services)

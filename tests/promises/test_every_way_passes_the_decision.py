@@ -53,6 +53,7 @@ from coffer.server.services.api import StoreRequest
 from coffer.server.services.bundle import WriterServices
 from coffer.server.services.find import Finder
 from coffer.server.services.versions import one_version, versions_of
+from tests.gates import open_gate
 from tests.server.dimse.raw_peer import MAX_PDU, Broken, RawRequestor
 from tests.server.filled import run, study_files
 
@@ -227,8 +228,9 @@ def serving(config: Config) -> Iterator[int]:
                 except OSError:
                     return
                 connection = Connection(sock, max_pdu=MAX_PDU, gap_seconds=5.0)
+                gate = open_gate(config, "127.0.0.1")
                 Acceptor(
-                    connection, "127.0.0.1", config, policy_of(config), WriterServices.of(archive), Metrics()
+                    connection, "127.0.0.1", config, policy_of(config), WriterServices.of(archive), Metrics(), gate
                 ).serve()
 
         thread = threading.Thread(target=serve, daemon=True)
