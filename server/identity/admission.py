@@ -85,6 +85,18 @@ class Admission:
             return Refusal.CALLING_AE
         return peer
 
+    def may_monitor(self, authorization: str, by: Connected) -> bool | None:
+        """Whether whoever sends this `Authorization` header over this connection may see reasons and metrics; None if
+        nobody was proved. Without users everybody may."""
+        client = self.request(authorization, by)
+        if not client.user and not self._users.is_open:
+            return None
+        try:
+            self._policy.require(client, Action.MONITOR)
+        except AccessDeniedError:  # it is logged
+            return False
+        return True
+
     def request(self, authorization: str, by: Connected) -> Principal:
         """Who sends an HTTP request with this `Authorization` header; without a `user` where nobody was proved."""
         user = self._by_certificate(by)

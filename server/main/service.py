@@ -66,7 +66,9 @@ class Server:
         self._jobs = Jobs()
         self._workers = Workers(config)
         self._listener = Listener(config, self._workers, self._metrics)
-        self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
+        self._http = HttpServer(
+            config.http, application(self.reasons, self._metrics.render, self._admission, self.concerns)
+        )
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
     @property
