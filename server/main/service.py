@@ -10,13 +10,18 @@ from types import TracebackType
 from typing import Final, Self
 
 from coffer.archive.body.allocator import keep_objects
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.repair import planted
+from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError, UnavailableError
+from coffer.keys.mailbox import events
 from coffer.server.access.decision import policy_of
 from coffer.server.access.users_file import read_users
 from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_service
 from coffer.server.engine.stats import ArchiveStats
 from coffer.server.host import headroom
@@ -58,8 +63,7 @@ class Server:
         self._admission = Admission(
             users, policy_of(config, users.directory), read_tokens(config), self._metrics.identity_failed
         )
-        self._is_open = users.directory.is_open
-        self._is_single_officer = users.directory.single_officer
+        self._users = users.directory
         self._orders = Orders()
         self._state = "starting"
         self._services: WriterServices | None = None
@@ -126,6 +130,7 @@ class Server:
             )
         self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
+        self._record_users(archive)
         self._open_doors(services)
         self._jobs.start(RekeyJob(services))
         self._jobs.start(EpochJob(archive, self._metrics))
@@ -145,7 +150,7 @@ class Server:
 
     def _look_at_users(self) -> None:
         """Refuse to be reached by everybody in the open role, unless that was ordered; then say so."""
-        is_open = self._is_open
+        is_open = self._users.is_open
         self._metrics.open_role(is_open)
         if is_open and not self._insecure_open_role:
             require_covered(self._config)
@@ -157,6 +162,15 @@ class Server:
                 exposed=self._exposed,
                 remedy="coffer users add",
             )
+
+    def _record_users(self, archive: WritableArchive) -> None:
+        """Leave the hash of the users for the log, durable on return: a removed user who comes back is seen. Without
+        users there is something to record only if the network was let in all the same."""
+        users = self._users
+        if users.is_open and not self._exposed:
+            return
+        said = UsersLoaded(users_hash=users.sha256 or None, users=len(users.users), single_officer=users.single_officer)
+        events.leave(archive.keyring, [archive.enclosed(Occurrence(said, clock_ms()))])
 
     def _open_doors(self, services: WriterServices) -> None:
         self._jobs.need(self._workers.start(services, self._admission))
@@ -200,7 +214,7 @@ class Server:
             concerns.append(
                 f"there are no users: everybody on the network may do everything ({', '.join(self._exposed)})"
             )
-        if self._is_single_officer:
+        if self._users.single_officer:
             concerns.append("single_officer = true: one person may hold roles that exclude each other")
         if archive is not None:
             concerns += [*archive.concerns(), *planted.concerns(archive.folder)]

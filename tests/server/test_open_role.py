@@ -1,14 +1,18 @@
 """The open role: without users a server is reached from its own machine only, unless its command line lifts that."""
 
+import hashlib
 import os
 import pwd
 from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.users import UsersLoaded
+from coffer.archive.format.record import Kind
 from coffer.keys.errors import ConfigError
 from coffer.server.config.load import load_config
 from coffer.server.config.settings import Config
+from coffer.server.engine.opening import open_reading
 from coffer.server.main.exposure import exposed
 from coffer.server.main.service import Server
 from tests.captured_logs import capture_logs
@@ -56,6 +60,31 @@ def test_the_command_line_lifts_it_and_everybody_is_told() -> None:
         assert any("there are no users" in each for each in server.concerns())
         assert "coffer_open_role 1.0" in server._metrics.render().decode()
     assert [each["exposed"] for each in told] == [["dimse.host 0.0.0.0"]]
+
+
+def recorded() -> list[tuple[str | None, int]]:
+    with open_reading(load_config(Path("coffer.toml"))) as archive:
+        told = [each.event for each in archive.events(frozenset({Kind.STATE}))]
+    return [(each.users_hash, each.users) for each in told if isinstance(each, UsersLoaded)]
+
+
+def test_each_list_that_a_server_has_read_is_in_the_log() -> None:
+    config = configured("0.0.0.0")
+    with Server(config, insecure_open_role=True):
+        pass
+    hashes: list[str | None] = [None]
+    for add in (("anna", "--role", "admin", "--account", ACCOUNT), ("ct1", "--role", "modality", "--ae-title", "CT1")):
+        run("users", "add", *add)
+        hashes.append(hashlib.sha256(Path("users.toml").read_bytes()).hexdigest())
+        with Server(config):
+            pass
+    run("users", "remove", "ct1")
+    with Server(config):
+        pass
+    assert recorded() == [(hashes[0], 0), (hashes[1], 1), (hashes[2], 2), (hashes[1], 1)]
+    with Server(configured("127.0.0.1")):
+        pass
+    run("verify")
 
 
 def test_with_users_it_listens_where_it_is_told_to() -> None:
