@@ -243,8 +243,9 @@ _TABLE: Final[Mapping[Action, tuple[Rule, ...]]] = MappingProxyType(
 
 
 def rules_for(action: Action) -> tuple[Rule, ...]:
-    """The rules that must all permit an action, in the order in which they are applied; the roles come last."""
-    return (*_TABLE.get(action, _HOST_ONLY), AccessRules.by_role)
+    """The rules that must all permit an action, in the order in which they are applied: from where, who, the rest."""
+    rules = _TABLE.get(action, _HOST_ONLY)
+    return (*rules[:1], AccessRules.by_role, *rules[1:])
 
 
 def _names(officers: Collection[str]) -> frozenset[str]:

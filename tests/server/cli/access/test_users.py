@@ -141,7 +141,7 @@ def test_explain_says_what_the_decision_says() -> None:
     assert explain("ct1", "retrieve") == {"decision": "deny", "rule": "role", "limits": None}
     assert explain("ward", "retrieve") == {"decision": "deny", "rule": "consent", "limits": None}
     assert explain("ward", "move", "--destination", "CT1") == {
-        "decision": "deny", "rule": "unknown-destination", "limits": None,
+        "decision": "deny", "rule": "destination-role", "limits": None,
     }  # fmt: skip
     assert explain("anna", "rotate") == {"decision": "deny", "rule": "role", "limits": None}
     assert "there is no user ghost" in run("access", "explain", "--as", "ghost", "--action", "find", code=None).stderr
