@@ -29,6 +29,8 @@ class Action(StrEnum):
     CREATE = "create"
     SERVE = "serve"
     CONFIGURE = "configure"
+    RELOAD = "reload"
+    CHECK_TLS = "check-tls"
     INSPECT = "inspect"  # figures, lists of keys and holds
     REINDEX = "reindex"
     CONFIRM_CLOCK = "confirm-clock"

@@ -41,6 +41,8 @@ _MODULES: Final = {
     "access": "access.explain",
     "index": "index",
     "config": "config",
+    "reload": "tls.reload",
+    "tls": "tls.group",
     "completion": "completion",
     "demo": "demo",
 }

@@ -8,7 +8,9 @@ from typing import Any, Final
 from msgspec import inspect
 
 from coffer.server.config.integrity import VerifierKey
-from coffer.server.config.settings import AeTitle, Issuer, Region, TokenLabel, Url, VariableName
+from coffer.server.config.providers import Region, TokenLabel, Url, VariableName
+from coffer.server.config.settings import AeTitle, CertificateName, Issuer
+from coffer.server.config.tls import SpkiHash
 
 __all__ = ["allowed", "example"]
 
@@ -32,6 +34,8 @@ _WORDS: Final = {
         (Issuer, "up to 64 characters without backslash"),
         (Region, "an AWS region, for example eu-central-1"),
         (Url, "an http or https URL"),
+        (CertificateName, "a host name or an address, or nothing"),
+        (SpkiHash, "64 lower-case hex digits"),
         (VerifierKey, "a verifier key, `NAME+HASH+KEY`"),
     )
 }

@@ -20,7 +20,8 @@ from coffer.server.config import toml_lines
 from coffer.server.config.access import Access
 from coffer.server.config.allowed_values import allowed, example
 from coffer.server.config.find import read_believable, require_outside
-from coffer.server.config.settings import Config, Keys, Peer, Pkcs11
+from coffer.server.config.providers import Pkcs11
+from coffer.server.config.settings import Config, Keys, Peer
 
 DEFAULT_ARCHIVE: Final = "archive-data"  # where `make run` puts it
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
@@ -221,8 +222,8 @@ def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, s
             "limits.memory_total_bytes is below limits.memory_object_bytes",
             f"give at least {config.limits.memory_object_bytes}",
         )
-    if config.http.enabled and (config.http.host, config.http.port) == (config.dimse.host, config.dimse.port):
-        yield ("http", "port"), "http and dimse listen on the same port", "give http.port another number"
+    yield from _port_contradictions(config)
+    yield from _tls_contradictions(config)
     seen: dict[str, int] = {}
     for number, peer in enumerate(config.peers):
         if peer.ae_title in seen:
@@ -248,6 +249,41 @@ def _access_contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath,
             "access.jwks is given without access.token_issuer",
             "add token_issuer: a token of another issuer that uses the same key must not be accepted",
         )
+
+
+def _port_contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, str]]:
+    if not config.dimse.port and not config.dimse.tls_port:
+        yield ("dimse", "port"), "dimse listens on no port", "give dimse.port or dimse.tls_port a number"
+    if config.http.enabled and not config.http.port and not config.http.tls_port:
+        yield ("http", "port"), "http listens on no port", "give http.port a number, or set http.enabled = false"
+    taken: dict[tuple[str, int], str] = {}
+    doors = (("dimse", config.dimse), *((("http", config.http),) if config.http.enabled else ()))
+    for name, door in doors:
+        for key, port in (("port", door.port), ("tls_port", door.tls_port)):
+            other = taken.setdefault((door.host, port), f"{name}.{key}")
+            if port and other != f"{name}.{key}":
+                yield (name, key), f"{name}.{key} and {other} are the same port", f"give {name}.{key} another number"
+
+
+def _tls_contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, str]]:
+    """TLS that is used needs its files; callers that must prove who they are need an authority."""
+    users = [*(["dimse.tls_port"] if config.dimse.tls_port else [])]
+    users += ["http.tls_port"] if config.http.enabled and config.http.tls_port else []
+    users += [f"peer {peer.ae_title}" for peer in config.peers if peer.tls]
+    for key in ("certificate_file", "key_file", "ca_file"):
+        if users and getattr(config.tls, key) == Path():
+            yield (
+                ("tls",),
+                f"{users[0]} needs [tls] {key}",
+                f"add {key} under [tls]; `coffer tls init` makes files for a first try",
+            )
+    for number, peer in enumerate(config.peers):
+        if not peer.tls and (peer.tls_name or peer.tls_spki_sha256):
+            yield (
+                ("peers", number),
+                f"peer {peer.ae_title} says what its certificate must be, and is not called with TLS",
+                "add tls = true, or remove tls_name and tls_spki_sha256",
+            )
 
 
 def _key_contradictions(keys: Keys) -> Iterator[tuple[toml_lines.KeyPath, str, str]]:

@@ -12,9 +12,10 @@ from msgspec import Meta, Struct
 
 from coffer.server.config.access import Access
 from coffer.server.config.integrity import Integrity
+from coffer.server.config.providers import AwsKms, Pkcs11, VariableName
+from coffer.server.config.tls import SpkiHash, Tls
 
 __all__ = [
-    "AwsKms",
     "Config",
     "Dimse",
     "Http",
@@ -23,7 +24,6 @@ __all__ = [
     "Logging",
     "Patients",
     "Peer",
-    "Pkcs11",
     "Retention",
     "Storage",
     "Versions",
@@ -36,13 +36,11 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 AeTitle = Annotated[str, Meta(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
 Host = Annotated[str, Meta(min_length=1, max_length=253)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+PortOrNone = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-VariableName = Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")]
-TokenLabel = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,32}$")]
-Region = Annotated[str, Meta(pattern=r"^([a-z]{2}(-[a-z]+)+-[0-9]+)?$")]
 Issuer = Annotated[str, Meta(pattern=r"^(?! )[^\\\x00-\x1f\x7f]{0,64}(?<! )$")]  # PS3.5 6.2: VR LO
+CertificateName = Annotated[str, Meta(pattern=r"^[!-~]{0,253}$")]
 Serve = Literal["newest", "first"]
-Url = Annotated[str, Meta(pattern=r"^(https?://[!-~]{1,250})?$")]
 
 
 class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +54,11 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "addresses. Anything but loopback lets others on the network store and retrieve."
         ),
     ] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11112
+    port: Annotated[PortOrNone, Meta(description="TCP port to listen on without TLS. 0: none.")] = 11112
+    tls_port: Annotated[
+        PortOrNone,
+        Meta(description="TCP port to listen on with TLS, by convention 2762 (PS3.8 9.1.1). 0: none. Needs `[tls]`."),
+    ] = 0
     processes: Annotated[
         int,
         Meta(
@@ -130,7 +132,8 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: Annotated[Host, Meta(description="Name or address to listen on; `::` for all IPv4 and IPv6 addresses.")] = (
         "127.0.0.1"
     )
-    port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11180
+    port: Annotated[PortOrNone, Meta(description="TCP port to listen on without TLS. 0: none.")] = 11180
+    tls_port: Annotated[PortOrNone, Meta(description="TCP port to listen on with TLS. 0: none. Needs `[tls]`.")] = 0
 
 
 class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +142,21 @@ class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ae_title: Annotated[AeTitle, Meta(description="AE title of the peer, as C-MOVE requests name it.")]
     host: Annotated[Host, Meta(description="Name or address to connect to.")]
     port: Annotated[Port, Meta(description="TCP port to connect to.")]
+    tls: Annotated[bool, Meta(description="Connect with TLS. Needs `[tls]`.")] = False
+    tls_name: Annotated[
+        CertificateName,
+        Meta(
+            description="Name or address that the peer's certificate must state as a subject alternative name. "
+            "Empty: `host`."
+        ),
+    ] = ""
+    tls_spki_sha256: Annotated[
+        SpkiHash,
+        Meta(
+            description="SHA-256 of the peer's public key, as `coffer tls check` shows it: then nobody else's "
+            "certificate will do, and its name is not compared. Empty: any certificate with the right name."
+        ),
+    ] = ""
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -194,43 +212,6 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "0: never.",
         ),
     ] = 30.0
-
-
-class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A hardware security module over PKCS#11 (`pip install 'coffer-dicom[pkcs11]'`). The PIN is never in this
-    file."""
-
-    module: Annotated[
-        Path,
-        Meta(description="The HSM's own PKCS#11 library, a `.so` file.", extra={"default": "none"}),
-    ] = Path()
-    token: Annotated[TokenLabel, Meta(description="Label of the token.")] = ""
-    pin_env: Annotated[VariableName, Meta(description="Environment variable that holds the user PIN. Empty: none.")] = (
-        ""
-    )
-    pin_file: Annotated[
-        Path | None,
-        Meta(
-            description="File whose first line is the user PIN (for example a systemd credential), instead of the "
-            "variable.",
-            extra={"default": "none"},
-        ),
-    ] = None
-
-
-class AwsKms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """AWS Key Management Service (`pip install 'coffer-dicom[aws]'`). Credentials come from where AWS's own tools find
-    them (the instance's role, the environment, `~/.aws`), never from this file."""
-
-    region: Annotated[Region, Meta(description="Region of the keys. Empty: the one that AWS's tools find.")] = ""
-    endpoint: Annotated[Url, Meta(description="A private endpoint. Empty: the region's public one.")] = ""
-    deletion_days: Annotated[
-        int,
-        Meta(ge=7, le=30, description="Days from the order to destroy a key to its destruction; AWS allows 7 to 30."),
-    ] = 30
-    timeout_seconds: Annotated[
-        Seconds, Meta(description="Longest wait for one response; a request is tried three times.")
-    ] = 5.0
 
 
 class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -388,6 +369,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
     dimse: Dimse = Dimse()
     http: Http = Http()
+    tls: Tls = Tls()
     peers: tuple[Peer, ...] = ()
     access: Access = Access()
     limits: Limits = Limits()

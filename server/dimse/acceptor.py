@@ -12,6 +12,7 @@ from coffer.keys.errors import UnavailableError
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
+from coffer.server.dimse.dialling import Dial, dial_plain
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.associate import APPLICATION_CONTEXT
@@ -54,10 +55,13 @@ class Acceptor:
         services: Services | None,
         observer: Observer,
         gate: Gate | None,
+        dial: Dial = dial_plain,
     ) -> None:
-        """Without `services` and `gate` the association is rejected because there are too many."""
+        """Without `services` and `gate` the association is rejected because there are too many. C-MOVE destinations are
+        called by `dial`."""
         self._connection = connection
         self._host = host
+        self._dial = dial
         self._config = config
         self._policy = policy
         self._services = services
@@ -158,7 +162,7 @@ class Acceptor:
         self._connection.send([answer])
         self._is_established = True
         channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
-        session = Session(channel, caller, self._policy, services, self._observer, self._config)
+        session = Session(channel, caller, self._policy, services, self._observer, self._config, self._dial)
         self._observer.association_opened()
         served: Counter[str] = Counter()
         try:

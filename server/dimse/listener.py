@@ -26,6 +26,7 @@ from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
+from coffer.server.identity.admission import Connected
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Observer
 
@@ -76,9 +77,10 @@ class Listener:
         return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
-        """Listen. Raises ConfigError if the address is not available."""
-        self._listen()
-        self.watched.start()
+        """Listen, unless only TLS is spoken. Raises ConfigError if the address is not available."""
+        if self._config.dimse.port:
+            self._listen()
+            self.watched.start()
 
     def _listen(self) -> None:
         settings = self._config.dimse
@@ -123,11 +125,19 @@ class Listener:
             except OSError as error:
                 self._handle_accept_error(error)
                 continue
-            try:
-                self._begin(sock, display_address(str(address[0])))
-            except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
-                sock.close()
-                self._handle_begin_error(error)
+            self.admit(sock, Connected(display_address(str(address[0]))))
+
+    def admit(self, connection: socket.socket, by: Connected) -> None:
+        """Give a connection its place, or refuse it; raises nothing. One with TLS carries its clear bytes. May be
+        called by any thread."""
+        if self._stopping.is_set():
+            connection.close()
+            return
+        try:
+            self._begin(connection, by)
+        except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
+            connection.close()
+            self._handle_begin_error(error)
 
     def _handle_accept_error(self, error: OSError) -> None:
         """Wait a moment; new connections wait in the backlog. Raises the error if a new socket is needed."""
@@ -148,7 +158,8 @@ class Listener:
         else:
             _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
 
-    def _begin(self, connection: socket.socket, host: str) -> None:
+    def _begin(self, connection: socket.socket, by: Connected) -> None:
+        host = by.host
         if headroom.lacks_descriptors():
             self._shortage.note(headroom.DESCRIPTORS)
             self._refuse_congested(connection, host)
@@ -157,6 +168,7 @@ class Listener:
         if place is None:
             self._reject_too_many(connection, host)
             return
+        place.certificate, place.is_encrypted = by.certificate, by.is_encrypted
         try:
             self._dispatcher.dispatch(connection, place, partial(self._leave, place))
         except CongestedError:

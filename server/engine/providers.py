@@ -21,7 +21,8 @@ from coffer.keys.providers import aws_kms, key_file, pkcs11
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.pkcs11_token import Token
 from coffer.keys.providers.routing import ProviderSet, RetryingProvider, RetryPolicy
-from coffer.server.config.settings import AwsKms, Keys
+from coffer.server.config.providers import AwsKms
+from coffer.server.config.settings import Keys
 
 _LONGEST_LINE: Final = 64 << 10
 Waiting = Callable[[UnavailableError, float], None]

@@ -4,6 +4,7 @@ Rule: HTTP answers first and last, so that a probe sees why the server is not re
 before the archive is closed. It interprets no message and does no work of its own: the doors and the jobs do.
 """
 
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -14,21 +15,25 @@ from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.users import UsersLoaded
 from coffer.archive.repair import planted
 from coffer.keys.clock import clock_ms
-from coffer.keys.errors import CofferError, UnavailableError
+from coffer.keys.errors import CofferError, ConfigError, UnavailableError
 from coffer.keys.mailbox import events
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import policy_of
 from coffer.server.access.users_file import read_users
 from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
+from coffer.server.dimse.protocol.negotiation import CONGESTED
+from coffer.server.dimse.refusal import refuse_at_once
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_service
 from coffer.server.engine.stats import ArchiveStats
 from coffer.server.host import headroom
+from coffer.server.host.control import ControlSocket
 from coffer.server.host.job import Jobs
 from coffer.server.host.orders import Orders
 from coffer.server.host.signals import EndOrdered, Signals
-from coffer.server.identity.admission import Admission
+from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.tokens import read_tokens
 from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.keyops.provider_job import ProviderJob
@@ -40,6 +45,9 @@ from coffer.server.observe import logs
 from coffer.server.observe.collectors import Vitals
 from coffer.server.observe.metrics import Metrics
 from coffer.server.services.bundle import WriterServices
+from coffer.server.tls.gatekeeper import Gatekeeper, is_used
+from coffer.server.tls.report import TlsCollector
+from coffer.server.tls.report import concerns as tls_concerns
 from coffer.server.web.http import HttpServer, application
 from coffer.server.workers.supervisor import Workers
 
@@ -47,6 +55,7 @@ __all__ = ["Server", "serve"]
 
 _log = logs.get_logger()
 
+_RELOAD_SECONDS: Final = 20.0
 _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a server ends within 10
 
 
@@ -66,13 +75,16 @@ class Server:
         self._users = users.directory
         self._orders = Orders()
         self._state = "starting"
+        self._is_open = False
         self._services: WriterServices | None = None
         self._jobs = Jobs()
-        self._workers = Workers(config)
+        pages = application(self.reasons, self._metrics.render, self._admission, self.concerns)
+        self._http = HttpServer(config.http, pages)
+        self._keeper = Gatekeeper(config, {"dimse": self._admit, "http": self._http.admit}) if is_used(config) else None
+        self._workers = Workers(config, self._keeper.outlet if self._keeper else None)
         self._listener = Listener(config, self._workers, self._metrics)
-        self._http = HttpServer(
-            config.http, application(self.reasons, self._metrics.render, self._admission, self.concerns)
-        )
+        self._metrics.registry.register(TlsCollector(self._keeper))
+        self._control = ControlSocket(config.archive, {"reload": self._reload})
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
     @property
@@ -112,6 +124,8 @@ class Server:
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
         last_first.callback(self._http.stop)
+        if self._keeper is not None:
+            last_first.callback(self._keeper.stop)
         last_first.callback(self._close_archive)
         last_first.callback(self._metrics.attach, None)
         last_first.callback(self._jobs.stop)
@@ -119,6 +133,10 @@ class Server:
         if config.http.enabled:
             self._http.start()
             self._jobs.need(self._http.watched)
+        if self._keeper is not None:  # before the archive is opened: a wrong file shows at once
+            self._keeper.listen()
+            self._keeper.start()
+            self._jobs.need(self._keeper.watched)
         _log.info("the archive is being opened", name="server.opening", archive=str(config.archive))
         self._workers.launch()
         archive = open_for_service(config, self._metrics, self._wait_for_keys)
@@ -132,6 +150,8 @@ class Server:
         self._metrics.attach(self._facts)
         self._record_users(archive)
         self._open_doors(services)
+        self._control.start()
+        self._last_first.callback(self._control.stop)
         self._jobs.start(RekeyJob(services))
         self._jobs.start(EpochJob(archive, self._metrics))
         if config.storage.scrub_days:
@@ -146,6 +166,7 @@ class Server:
             ae_title=config.dimse.ae_title,
             host=config.dimse.host,
             port=config.dimse.port,
+            tls_port=config.dimse.tls_port,
         )
 
     def _look_at_users(self) -> None:
@@ -175,9 +196,25 @@ class Server:
     def _open_doors(self, services: WriterServices) -> None:
         self._jobs.need(self._workers.start(services, self._admission))
         self._last_first.callback(self._listener.stop)
+        if self._keeper is not None:
+            self._last_first.callback(self._keeper.shut, "dimse")
         self._last_first.callback(lambda: _log.info("stopping", name="server.stopping"))
         self._listener.start()
+        self._is_open = True
         self._jobs.need(self._listener.watched)
+
+    def _admit(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
+        """A DICOM caller with TLS; one that comes before the archive is open is told to come again."""
+        if self._is_open:
+            self._listener.admit(connection, Connected(host, certificate, is_encrypted=True))
+        else:
+            refuse_at_once(connection, CONGESTED)
+
+    def _reload(self) -> None:
+        """Read the TLS files again. Raises ConfigError if they are not used, UnavailableError."""
+        if self._keeper is None:
+            raise ConfigError("this server uses no TLS", hint="set tls_port and [tls], then restart it")
+        self._keeper.reload(_RELOAD_SECONDS)
 
     def _facts(self) -> ArchiveStats:
         """The archive's gauges. Raises UnavailableError until the index is loaded."""
@@ -200,6 +237,7 @@ class Server:
         if self._state or self._services is None:
             return [self._state or "starting"]
         reasons = [*self._jobs.reasons(), *self._listener.reasons(), *self._workers.reasons()]
+        reasons += self._keeper.reasons() if self._keeper is not None else []
         try:
             self._services.committer.require_accepting()
         except CofferError as error:
@@ -222,13 +260,17 @@ class Server:
                 concerns.append("the index is being read: objects are stored, queries wait")
         if logs.is_losing():
             concerns.append(f"the log cannot be written: {logs.lost()} lines are lost")
-        return [*concerns, *self._workers.concerns(), *self._jobs.concerns()]
+        tls = tls_concerns(self._config, self._keeper) if self._keeper is not None else []
+        return [*concerns, *tls, *self._workers.concerns(), *self._jobs.concerns()]
 
     def _vitals(self) -> Vitals:
         """The state of the process itself, for the metrics."""
         restarts = self._jobs.restarts() | {"a receiving process": self._workers.deaths}
         short = self._workers.short_of() | {self._listener.short_of()}
         lost = logs.lost() + self._workers.lost_lines()
+        if self._keeper is not None:
+            restarts["the process that ends TLS"] = self._keeper.deaths
+            lost += self._keeper.counted()["lost"]
         return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
 
     def wait(self) -> None:

@@ -7,10 +7,12 @@ reasons, no patient data. The caller's function decides readiness: this door doe
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final, Protocol, TypeVar
@@ -27,13 +29,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coffer.keys.errors import ConfigError
 from coffer.keys.threads import started_pool
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.settings import Http
 from coffer.server.host.headroom import lacks_descriptors
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Connected
 
-__all__ = ["HttpServer", "application"]
+__all__ = ["CERTIFICATE", "HttpServer", "application"]
 
 R = TypeVar("R")
 _CONNECTIONS: Final = 64
@@ -108,14 +111,18 @@ def application(
     return pages
 
 
+CERTIFICATE: Final = "coffer.certificate"  # of a request's scope["extensions"]: the caller's PeerCertificate or None
+
+
 def _connected(request: Request) -> Connected:
-    """The connection of a request. What stays on this machine is read by nobody on the way."""
+    """The connection of a request. What has TLS, or stays on this machine, is read by nobody on the way."""
     host = display_address(request.client.host) if request.client else ""
     try:
         is_loopback = ip_address(host).is_loopback
     except ValueError:
         is_loopback = False
-    return Connected(host, is_encrypted=is_loopback)
+    certificate = request.scope.get("extensions", {}).get(CERTIFICATE)
+    return Connected(host, certificate, is_encrypted=is_loopback or request.scope["scheme"] == "https")
 
 
 _HEADERS: Final = (
@@ -145,11 +152,33 @@ class _Strict:
         await self._app(scope, receive, with_headers)
 
 
+@dataclass(frozen=True, slots=True)
+class _Proved:
+    """The caller of a connection whose TLS has ended elsewhere."""
+
+    host: str
+    certificate: PeerCertificate | None
+
+    def stated_to(self, app: ASGIApp) -> ASGIApp:
+        """The application, with the certificate in each request's scope, in the place of ASGI's TLS extension."""
+
+        async def stating(scope: Scope, receive: Receive, send: Send) -> None:
+            scope.setdefault("extensions", {})[CERTIFICATE] = self.certificate
+            await app(scope, receive, send)
+
+        return stating
+
+
 class _ImpatientProtocol(H11Protocol):
     """One request and one response per connection, both with a deadline; uvicorn would wait forever for either."""
 
+    proved: _Proved | None = None  # what the connection has proved over TLS
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
+        if self.proved is not None:
+            self.scheme, self.client = "https", (self.proved.host, 0)
+            self.app = self.proved.stated_to(self.app)
         self.loop.call_later(_REQUEST_SECONDS, self._abort_if_silent)
         self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
         held = len(self.connections)
@@ -187,6 +216,7 @@ class HttpServer:
         self._app = app
         self._server: uvicorn.Server | None = None
         self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self.watched = Watched("answering HTTP", self._serve, self._stopping)
 
@@ -198,7 +228,14 @@ class HttpServer:
         return str(host), int(port)
 
     def start(self) -> None:
-        """Listen and serve; the port is open on return. Raises ConfigError if the address is not available."""
+        """Listen, unless only TLS is spoken, and serve; the port is open on return. Raises ConfigError if the address
+        is not available."""
+        settings = self._settings
+        if settings.port:
+            self._listen()
+        self.watched.start()
+
+    def _listen(self) -> None:
         settings = self._settings
         try:
             self._socket = listen(settings.host, settings.port, _CONNECTIONS)
@@ -207,10 +244,27 @@ class HttpServer:
                 f"cannot listen for HTTP on {settings.host} port {settings.port}: {error.strerror}",
                 hint="give http.host and http.port an address that is free here, or set http.enabled = false",
             ) from error
-        self.watched.start()
+
+    def admit(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
+        """Serve a connection that carries the clear bytes of one with TLS; raises nothing. It has proved `certificate`,
+        if it showed one. May be called by any thread."""
+        server, loop = self._server, self._loop
+        if server is None or loop is None or self._stopping.is_set():
+            connection.close()
+            return
+
+        def protocol() -> _ImpatientProtocol:
+            made = _ImpatientProtocol(server.config, server.server_state, server.lifespan.state)
+            made.proved = _Proved(host, certificate)
+            return made
+
+        connection.setblocking(False)
+        try:
+            asyncio.run_coroutine_threadsafe(loop.connect_accepted_socket(protocol, connection), loop)
+        except RuntimeError:  # the loop has just ended
+            connection.close()
 
     def _serve(self) -> None:
-        assert self._socket is not None
         options: dict[str, Any] = {"http": _ImpatientProtocol, "ws": "none", "lifespan": "off", "loop": "asyncio"}
         self._server = server = uvicorn.Server(
             uvicorn.Config(
@@ -226,9 +280,14 @@ class HttpServer:
             )
         )
         if not self._stopping.is_set():
-            # uvicorn closes its socket: if it died with the only one, another process could take the port.
-            with self._socket.dup() as duplicate:
-                server.run(sockets=[duplicate])
+            asyncio.run(self._run(server))
+
+    async def _run(self, server: uvicorn.Server) -> None:
+        self._loop = asyncio.get_running_loop()
+        # uvicorn closes its socket: if it died with the only one, another process could take the port.
+        with contextlib.ExitStack() as duplicates:
+            sockets = [] if self._socket is None else [duplicates.enter_context(self._socket.dup())]
+            await server.serve(sockets=sockets)
 
     def stop(self) -> None:
         """Answer the requests that have arrived, then close. Harmless if repeated or never started."""

@@ -33,7 +33,7 @@ class _Message(Struct, frozen=True, array_like=True, tag=True):
 class Setup(_Message, frozen=True):
     """First on a worker's control socket: the configuration as JSON, the users without their passwords as
     `users.toml` (empty: none), the archive's id, the key of short ids in logs, and among how many workers memory is
-    divided."""
+    divided. With TLS, the outlet (`server.dimse.outlet`) is attached."""
 
     config: bytes
     users: bytes

@@ -56,8 +56,10 @@ class _WorkerProcess:
 class Workers:
     """Serves connections in other processes, from `start` to `stop`: a `server.dimse.listener.Dispatcher`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, outlet: socket.socket | None = None) -> None:
+        """`outlet` is where receiving processes order connections with TLS (`server.dimse.outlet`)."""
         self._config = config
+        self._outlet = outlet
         self._count = config.dimse.processes or min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)))
         self._setup: Setup | None = None
         self._coordinator: Coordinator | None = None
@@ -100,7 +102,8 @@ class Workers:
         assert self._setup is not None
         worker.control.socket.settimeout(_READY_SECONDS)
         try:
-            worker.control.send(messages.encode(self._setup))
+            outlet = () if self._outlet is None else (self._outlet.fileno(),)
+            worker.control.send(messages.encode(self._setup), outlet)
             worker.control.receive()
         except LineClosed as error:
             raise UnavailableError("a worker process does not start", hint="see the log lines above") from error

@@ -101,6 +101,11 @@ class Wire:
         """Descriptors that arrived and were not yet taken."""
         return len(self._fds)
 
+    def take_fd(self) -> int | None:
+        """The first descriptor that arrived and was not yet taken, for messages that carry one each; None if there is
+        none. The caller closes it."""
+        return self._fds.pop(0) if self._fds else None
+
     def take_fds(self) -> list[int]:
         """File descriptors that arrived and were not yet taken; the caller closes them."""
         taken, self._fds = self._fds, []

@@ -29,6 +29,7 @@ from coffer.server.access.users_file import decode as decode_users
 from coffer.server.config.passing import decode_config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.outlet import Outlet
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import CONGESTED
 from coffer.server.dimse.refusal import refuse_at_once
@@ -57,7 +58,7 @@ _IDLE_SECONDS: Final = 1.0
 class Worker:
     """One worker's state."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, outlet: socket.socket | None) -> None:
         self._config = config = decode_config(setup.config)
         logs.configure(config.log)
         logs.run_in_background()
@@ -75,6 +76,7 @@ class Worker:
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
+        self._dial = Outlet(outlet, config.tls)
         self._quitting = threading.Event()
 
     def serve(self, order: Serve, fds: list[int]) -> None:
@@ -107,7 +109,9 @@ class Worker:
             end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._feed
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, order.host, self._config, self._policy, services, services.observer, services)
+        acceptor = Acceptor(
+            pdus, order.host, self._config, self._policy, services, services.observer, services, self._dial
+        )
 
         def over() -> None:
             self._services.discard(services)
@@ -162,7 +166,8 @@ def run(control: Wire) -> None:
         order = messages.decode_order(control.receive())
         match order:
             case Setup():
-                worker = Worker(order)
+                fd = control.take_fd()
+                worker = Worker(order, None if fd is None else socket.socket(fileno=fd))
                 keep_objects()
                 control.send(messages.encode(Ready()))
                 worker.pulse(control)

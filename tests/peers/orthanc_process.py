@@ -12,7 +12,15 @@ import httpx
 class OrthancProcess:
     """One Orthanc with an empty store. Its AE title is ORTHANC; it may store, find, move and get."""
 
-    def __init__(self, folder: Path, dicom_port: int, http_port: int, coffer_port: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dicom_port: int,
+        http_port: int,
+        coffer_port: int,
+        tls: tuple[Path, Path, Path] | None = None,
+    ) -> None:
+        """`tls` are its certificate, its key and the authorities: then it speaks nothing else."""
         self.folder, self.dicom_port = folder, dicom_port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=120)
         self.process: subprocess.Popen[bytes] | None = None
@@ -34,6 +42,18 @@ class OrthancProcess:
             "DicomModalities": {"coffer": ["COFFER", "127.0.0.1", coffer_port]},
             "Plugins": [],
         }
+        if tls is not None:
+            certificate, key, authorities = map(str, tls)
+            config |= {
+                "DicomTlsEnabled": True,
+                "DicomTlsCertificate": certificate,
+                "DicomTlsPrivateKey": key,
+                "DicomTlsTrustedCertificates": authorities,
+                "DicomTlsRemoteCertificateRequired": True,
+                "DicomModalities": {
+                    "coffer": {"AET": "COFFER", "Host": "127.0.0.1", "Port": coffer_port, "UseDicomTls": True}
+                },
+            }
         (folder / "orthanc.json").write_text(json.dumps(config))
 
     @staticmethod

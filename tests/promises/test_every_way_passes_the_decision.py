@@ -118,6 +118,8 @@ COMMANDS = [
     ("clock confirm --reason r", Action.CONFIRM_CLOCK),
     ("index rebuild", Action.REINDEX),
     ("config check", Action.CONFIGURE),
+    ("reload", Action.RELOAD),
+    ("tls check", Action.CHECK_TLS),
     ("users add anna --role admin --account anna", Action.MANAGE_USERS),
     ("users change anna --role admin", Action.MANAGE_USERS),
     ("users remove anna", Action.MANAGE_USERS),
@@ -125,7 +127,8 @@ COMMANDS = [
     ("users list", Action.LIST_USERS),
     ("access explain --as anna --action find", Action.EXPLAIN),
 ]
-ASKS_NOBODY = {("completion",)}  # prints what is in the program, of no archive; it needs no configuration either
+# Prints what is in the program, or makes files for a first try, of no archive; neither needs a configuration.
+ASKS_NOBODY = {("completion",), ("tls", "init")}
 OVER_THE_NETWORK = {Action.ASSOCIATE, Action.ECHO, Action.STORE, Action.FIND, Action.RETRIEVE, Action.MOVE}
 OVER_HTTP = {Action.MONITOR}
 NOT_BUILT = {action for of in GRANTS.values() for action, each in of.items() if Duty.NOT_BUILT in each.duties} - {

@@ -16,7 +16,8 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
-from coffer.server.config.settings import Config, Keys, Pkcs11
+from coffer.server.config.providers import Pkcs11
+from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.engine.providers import provider_of

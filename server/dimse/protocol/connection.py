@@ -37,7 +37,9 @@ class Connection:
 
     def __init__(self, sock: socket.socket, *, max_pdu: int, gap_seconds: float) -> None:
         # A response must not wait for the acknowledgement of the previous one (Nagle, 40 ms each).
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._is_tcp = sock.family != socket.AF_UNIX  # clear bytes of a TLS connection come over a socket pair
+        if self._is_tcp:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._max_pdu = max_pdu
         self._gap_seconds = gap_seconds
@@ -108,7 +110,7 @@ class Connection:
         A sender with Nagle's algorithm on (DCMTK, Orthanc by default) holds its next small PDU back until we do: 40 ms
         for every object. Linux resets the option, so it is set each time.
         """
-        if _QUICK_ACK is not None:
+        if self._is_tcp and _QUICK_ACK is not None:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from coffer.keys.errors import UnavailableError
+from coffer.server.dimse.dialling import connect
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.channel import AssociationEnded, Channel, Context
@@ -27,19 +28,20 @@ class Requestor:
     """An established association as its requestor; a context manager that releases, or aborts after an error."""
 
     def __init__(  # noqa: PLR0917
-        self, host: str, port: int, calling_ae: str, called_ae: str, offers: Sequence[Offer], seconds: float
+        self,
+        host: str,
+        port: int,
+        calling_ae: str,
+        called_ae: str,
+        offers: Sequence[Offer],
+        seconds: float,
+        dial: Callable[[], socket.socket] | None = None,
     ) -> None:
-        """Connect and negotiate; `seconds` bounds every wait. Raises UnavailableError."""
+        """Connect, by `dial` if it is given, and negotiate; `seconds` bounds every wait. Raises UnavailableError."""
         self._name = f"{called_ae} at {host}:{port}"
         self._seconds = seconds
         self._message_id = 0
-        try:
-            sock = socket.create_connection((host, port), seconds)
-        except OSError as error:
-            raise UnavailableError(
-                f"{self._name} cannot be reached: {error.strerror or 'no answer'}",
-                hint="check the address and that the peer listens",
-            ) from error
+        sock = connect(called_ae, host, port, seconds) if dial is None else dial()
         self._connection = Connection(sock, max_pdu=_MAX_PDU, gap_seconds=seconds)
         try:
             self._connection.send([negotiation.request(calling_ae, called_ae, offers, _MAX_PDU)])

@@ -7,6 +7,7 @@ looks doubtful.
 """
 
 import time
+from functools import partial
 from typing import Final
 
 from coffer.keys.errors import AccessDeniedError, CofferError, UnavailableError
@@ -68,7 +69,13 @@ class Destination:
         self._well_since = time.monotonic()
         try:
             requestor = Requestor(
-                peer.host, peer.port, config.ae_title, peer.ae_title, batch.offers, config.destination_seconds
+                peer.host,
+                peer.port,
+                config.ae_title,
+                peer.ae_title,
+                batch.offers,
+                config.destination_seconds,
+                partial(operation.session.dial, peer, config.destination_seconds),
             )
         except UnavailableError as error:
             self.why = str(error)

@@ -13,6 +13,7 @@ from coffer.keys.errors import CofferError
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
+from coffer.server.dimse.dialling import Dial
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.channel import Channel, Context
 from coffer.server.dimse.protocol.command import Command, Value
@@ -44,6 +45,7 @@ class Session:
     services: Services
     observer: Observer
     config: Config
+    dial: Dial
 
 
 class Operation:

@@ -35,11 +35,13 @@ COMMANDS = [
     "mark",
     "put",
     "recover",
+    "reload",
     "repair",
     "scrub",
     "serve",
     "shred",
     "status",
+    "tls",
     "users",
     "verify",
     "versions",
@@ -127,12 +129,12 @@ def test_without_an_archive_the_remedy_is_shown(command: str, tmp_path: Path) ->
 
 def test_config_check_names_line_and_remedy(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
-    file.write_text("[dimse]\nprot = 104\nport = 0\n")
+    file.write_text("[dimse]\nprot = 104\nport = -1\n")
     done = run("config", "check", "--config", str(file))
     assert done.exit_code == 11
     assert done.stdout == (
         f"{file}:2: unknown key prot in [dimse]\n    did you mean port?\n"
-        f"{file}:3: dimse.port = 0 is not allowed\n    give a whole number from 1 to 65535\n"
+        f"{file}:3: dimse.port = -1 is not allowed\n    give a whole number from 0 to 65535\n"
     )
     assert done.stderr.startswith(f"error: 2 problems in {file}\n")
     told = json.loads(run("--config", str(file), "config", "check", "--json").stdout)

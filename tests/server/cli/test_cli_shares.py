@@ -20,7 +20,8 @@ from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.store.sums import SUM_PREFIX
 from coffer.keys.values import waiting_event
 from coffer.keys.values.epoch import EpochState
-from coffer.server.config.settings import Config, Dimse, Http, Keys, Pkcs11
+from coffer.server.config.providers import Pkcs11
+from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.service import Server

@@ -30,8 +30,8 @@ MISTAKES = {
     "unknown top level": ('archive = "a"\narchve = "b"\n', 2, "unknown key archve", "did you mean archive?"),
     "unknown in table": ("[dimse]\n\nprot = 1\n", 3, "unknown key prot in [dimse]", "did you mean port?"),
     "unknown table": ("\n[metrics]\nport = 1\n", 2, "unknown key metrics", "remove it; known here: archive, dimse"),
-    "port too large": ("[dimse]\nport = 65536\n", 2, "dimse.port = 65536", "a whole number from 1 to 65535"),
-    "port as text": ('[http]\nport = "11180"\n', 2, "http.port = '11180'", "a whole number from 1 to 65535"),
+    "port too large": ("[dimse]\nport = 65536\n", 2, "dimse.port = 65536", "a whole number from 0 to 65535"),
+    "port as text": ('[http]\nport = "11180"\n', 2, "http.port = '11180'", "a whole number from 0 to 65535"),
     "bool as number": ("[dimse]\nport = true\n", 2, "dimse.port = true", "a whole number"),
     "number as bool": ("[dimse]\nknown_peers_only = 1\n", 2, "dimse.known_peers_only = 1", "true or false"),
     "title too long": ('[dimse]\nae_title = "SEVENTEEN_LETTERS"\n', 2, "dimse.ae_title", "1 to 16 characters"),
@@ -96,12 +96,26 @@ MISTAKES = {
         "is below limits.memory_object_bytes",
         "at least 67108864",
     ),
-    "same port": ("[http]\nport = 11112\n", 2, "listen on the same port", "another number"),
+    "same port": ("[http]\nport = 11112\n", 2, "are the same port", "another number"),
+    "no port": ("[dimse]\nport = 0\n", 2, "dimse listens on no port", "dimse.tls_port a number"),
+    "no port for http": ("[http]\nport = 0\n", 2, "http listens on no port", "http.enabled = false"),
+    "TLS without files": (
+        '[dimse]\ntls_port = 2762\n[tls]\nkey_file = "k"\nca_file = "c"\n',
+        3,
+        "dimse.tls_port needs [tls] certificate_file",
+        "coffer tls init",
+    ),
+    "a name for nothing": (
+        '[[peers]]\nae_title = "P"\nhost = "h"\nport = 104\ntls_name = "h"\n',
+        1,
+        "is not called with TLS",
+        "add tls = true",
+    ),
     "syntax": ("[dimse]\nport = \n", 2, "not TOML", "correct the syntax"),
     "key twice": ("[dimse]\nport = 1\nport = 2\n", 3, "not TOML", "correct the syntax"),
     "end of file": ("archive = '''a\n\n", 3, "not TOML", "correct the syntax"),
-    "dotted key": ("dimse.port = 0\n", 1, "dimse.port = 0", "a whole number"),
-    "inline table": ("http = { port = 0 }\n", 1, "http.port = 0", "a whole number"),
+    "dotted key": ("dimse.port = -1\n", 1, "dimse.port = -1", "a whole number"),
+    "inline table": ("http = { port = -1 }\n", 1, "http.port = -1", "a whole number"),
 }
 
 
@@ -117,7 +131,7 @@ def test_every_mistake_has_its_line_and_its_remedy(name: str) -> None:
 
 
 def test_all_mistakes_come_at_once_in_the_order_of_their_lines() -> None:
-    text = "[log]\nlevel = 'loud'\n[dimse]\nport = 0\nprot = 1\n[[peers]]\nhost = 'h'\n"
+    text = "[log]\nlevel = 'loud'\n[dimse]\nport = -1\nprot = 1\n[[peers]]\nhost = 'h'\n"
     _, problems = check_text(text, BASE)
     assert [p.line for p in problems] == [2, 4, 5, 6, 6]
 

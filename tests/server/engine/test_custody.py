@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import ConfigError
-from coffer.server.config.settings import AwsKms, Keys, Pkcs11
+from coffer.server.config.providers import AwsKms, Pkcs11
+from coffer.server.config.settings import Keys
 from coffer.server.engine.providers import KINDS, provider_location, provider_of
 from tests.keys import softhsm
 from tests.server.filled import run, study_files

@@ -17,13 +17,12 @@ import pytest
 
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
+from coffer.server.config.providers import AwsKms, Pkcs11
 from coffer.server.config.settings import (
-    AwsKms,
     Config,
     Dimse,
     Http,
     Keys,
-    Pkcs11,
 )
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor

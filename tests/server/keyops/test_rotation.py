@@ -9,7 +9,8 @@ import pytest
 from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
 from coffer.keys.keyring import rows
 from coffer.keys.values.epoch import EpochState
-from coffer.server.config.settings import AwsKms, Config, Keys
+from coffer.server.config.providers import AwsKms
+from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.keyops import epoch_job

@@ -1,0 +1,1 @@
+"""`coffer tls` and `coffer reload`, one command per module."""
