@@ -69,19 +69,16 @@ def _certificate(said: str) -> str:
     if " | " in said or re.fullmatch(r"[0-9a-f]{64}", said):
         return said
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from coffer.server.tls.peer_certificate import spki_sha256
 
     try:
-        public = x509.load_pem_x509_certificate(Path(said).read_bytes()).public_key()
+        return spki_sha256(x509.load_pem_x509_certificate(Path(said).read_bytes()))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{said} is no certificate in a PEM file",
             hint="give a PEM file, a SHA-256 of 64 hex digits, or ISSUER | DNS:NAME",
         ) from error
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    return digest.finalize().hex()
 
 
 def _attributes(said: Sequence[str]) -> frozenset[int]:
