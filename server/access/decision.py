@@ -41,6 +41,11 @@ class Policy:
         """The users that it knows."""
         return self._rules.directory
 
+    @property
+    def officers_needed(self) -> int:
+        """How many officers must agree to an erasure."""
+        return self._rules.officers_needed
+
     def decide(
         self, principal: Principal, action: Action, resource: Resource, purpose: PurposeOfUse, at: int
     ) -> Permit | Deny:

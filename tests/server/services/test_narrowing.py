@@ -4,16 +4,26 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coffer.index.dicom.attributes import Values
+from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.index import Index
 from coffer.keys.errors import AccessDeniedError
+from coffer.server.access.action import Action
+from coffer.server.access.decision import Policy
+from coffer.server.access.principal import Principal
+from coffer.server.access.roles import Duty, Role
+from coffer.server.access.rules import AccessRules
 from coffer.server.access.scope import Scope
+from coffer.server.access.users import Directory, User
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
+from coffer.server.services import retrieve
 from coffer.server.services.narrowing import Narrowing
+from coffer.server.services.retrieve import Retriever
 from tests.server.three_studies import UIDS, archive
 
 __all__ = ["archive"]
@@ -86,6 +96,43 @@ def test_no_count_tells_of_what_lies_outside(index: Index) -> None:
     row = rows(index, FIRST_PATIENT, k00201200=(), k00201208=())[0]
     assert STUDIES not in row
     assert row[INSTANCES]
+
+
+@pytest.mark.parametrize(
+    ("requester", "reached", "expected"),
+    [
+        ({}, {}, set(UIDS)),
+        ({"patients": frozenset({"P-4711"})}, {}, set(UIDS[:2])),
+        ({}, {"patients": frozenset({"P-99"})}, {UIDS[2]}),
+        ({"patients": frozenset({"P-4711"})}, {"patients": frozenset({"P-99"})}, set()),
+        ({}, {"modalities": frozenset({"MR"})}, set()),
+    ],
+)
+def test_what_is_sent_is_what_requester_and_destination_may_see(
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requester: dict[str, Any],
+    reached: dict[str, Any],
+    expected: set[str],
+) -> None:
+    """As it will be once a duty is fulfilled that keeps these cells of the roles closed today."""
+    duties = {action: frozenset({Duty.NARROW, Duty.CONSENT}) for action in (Action.RETRIEVE, Action.MOVE)}
+    monkeypatch.setattr(retrieve, "FULFILLED", duties)
+    pacs, ward = (
+        User(name=name, roles=frozenset({Role.PACS}), ae_titles=frozenset({name}), **limits)
+        for name, limits in (("PACS", requester), ("WARD", reached))
+    )
+    caller = replace(Principal.peer("PACS"), user="PACS")
+    identifier = encode_identifier({LEVEL: ("STUDY",), STUDY: UIDS}, (), implicit=True)
+    with open_reading(load_config(archive.with_name("coffer.toml"))) as opened:
+        opened.policy = Policy(AccessRules({"WARD"}, False, 1, Directory((pacs, ward))))
+        planned = Retriever(opened).plan(identifier, implicit=True, model="study", caller=caller, destination="WARD")
+        own = Retriever(opened).plan(identifier, implicit=True, model="study", caller=caller)
+        with pytest.raises(AccessDeniedError):
+            Retriever(opened).plan(identifier, implicit=True, model="study", caller=caller, destination="ELSEWHERE")
+    assert {one.located.study_uid for one in planned.instances} == expected
+    seen = requester.get("patients")
+    assert {one.located.study_uid for one in own.instances} == (set(UIDS) if seen is None else set(UIDS[:2]))
 
 
 def test_levels_that_cannot_be_judged_are_denied(index: Index) -> None:
