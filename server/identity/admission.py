@@ -52,13 +52,17 @@ class Admission:
         throttle: Throttle | None = None,
     ) -> None:
         """`count` is called for each failed proof; `clock` gives seconds since 1970 UTC."""
+        self.use(stored, policy, tokens)
+        self._count = count
+        self._clock = clock
+        self._throttle = throttle or Throttle()
+
+    def use(self, stored: StoredUsers, policy: Policy, tokens: Tokens | None) -> None:
+        """Judge by these from now on; failures that were counted go on counting."""
         self._users = stored.directory
         self._passwords = stored.passwords
         self._policy = policy
         self._tokens = tokens
-        self._count = count
-        self._clock = clock
-        self._throttle = throttle or Throttle()
 
     def is_slow(self, claim: AssociationClaim) -> bool:
         """Whether judging a claim takes long: a password has to be checked."""

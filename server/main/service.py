@@ -211,10 +211,35 @@ class Server:
             refuse_at_once(connection, CONGESTED)
 
     def _reload(self) -> None:
-        """Read the TLS files again. Raises ConfigError if they are not used, UnavailableError."""
-        if self._keeper is None:
-            raise ConfigError("this server uses no TLS", hint="set tls_port and [tls], then restart it")
-        self._keeper.reload(_RELOAD_SECONDS)
+        """Read users, keys of tokens and TLS files again. Raises ConfigError if any is not usable, UnavailableError:
+        then what could not be read stays as it was."""
+        self._reload_users()
+        if self._keeper is not None:
+            self._keeper.reload(_RELOAD_SECONDS)
+
+    def _reload_users(self) -> None:
+        """Judge by the users as they are now: a user who was removed is denied from the next request on."""
+        stored, tokens, archive = (
+            read_users(self._config.access.users),
+            read_tokens(self._config),
+            self.services.archive,
+        )
+        users = stored.directory
+        if users.is_open and not self._users.is_open:
+            raise ConfigError(
+                "the file of users is gone: those that were read before stay in force",
+                hint="put it back; without users this server has to be started anew",
+            )
+        policy = policy_of(self._config, users)
+        archive.policy = policy
+        self._admission.use(stored, policy, tokens)
+        self._workers.use(users)
+        is_new, self._users = users.sha256 != self._users.sha256, users
+        self._exposed = self._exposed if users.is_open else []
+        self._metrics.open_role(users.is_open)
+        if is_new:
+            self._record_users(archive)
+            _log.info("the users were read again", name="identity.reloaded", users=len(users.users))
 
     def _facts(self) -> ArchiveStats:
         """The archive's gauges. Raises UnavailableError until the index is loaded."""

@@ -67,7 +67,6 @@ class Coordinator:
 
     def __init__(self, services: WriterServices, admission: Admission) -> None:
         self._archive = services.archive
-        self._policy = services.archive.policy
         self._admission = admission
         self._committer = services.committer
         self._limits = services.archive.config.limits
@@ -286,14 +285,14 @@ class Coordinator:
         return messages.encode(Identified(found))
 
     def _study_key(self, part: PartId, caller: Principal) -> StudyKey:
-        self._policy.require(caller, Action.STORE, fulfils=FULFILLED[Action.STORE])
+        self._archive.policy.require(caller, Action.STORE, fulfils=FULFILLED[Action.STORE])
         return self._committer.study_key(part)
 
     def _put_if_permitted(self, client: Client, commit: Commit) -> None:
         """Put an object into the batch; the worker has asked the same, but a worker is not believed."""
         what = Resource.arriving(commit.sealed.entry.sop_class)
         try:
-            self._policy.require(client.rights.caller, Action.STORE, what)
+            self._archive.policy.require(client.rights.caller, Action.STORE, what)
         except AccessDeniedError as error:
             client.answer(messages.encode(messages.failed(error)), time.monotonic())
             return

@@ -42,6 +42,12 @@ class Setup(_Message, frozen=True):
     share: int
 
 
+class Users(_Message, frozen=True):
+    """The users as in `Setup`, changed: they hold for the associations that begin from now on."""
+
+    users: bytes
+
+
 class Serve(_Message, frozen=True):
     """Serve an association with this number. Its connection and the worker's end of a new line are attached as file
     descriptors."""
@@ -243,7 +249,7 @@ class Failed(_Message, frozen=True):
     offending: tuple[int, ...]
 
 
-Order = Setup | Serve | End | Quit
+Order = Setup | Users | Serve | End | Quit
 Request = (
     Identify | StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
     | AssociationOpened | AssociationClosed | Rejected | Answered | Sent

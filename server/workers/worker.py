@@ -46,6 +46,7 @@ from coffer.server.workers.messages import (
     Ready,
     Serve,
     Setup,
+    Users,
 )
 from coffer.server.workers.proxy import Line, RemoteServices
 from coffer.server.workers.transport import LineClosed, Wire
@@ -71,13 +72,17 @@ class Worker:
         self._reader = LogReader(folder)
         self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
-        self._policy = policy_of(config, decode_users(setup.users).directory if setup.users else NOBODY)
+        self.use(setup.users)
         self._rules = rules_of(config)
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
         self._dial = Outlet(outlet, config.tls)
         self._quitting = threading.Event()
+
+    def use(self, users: bytes) -> None:
+        """Judge the associations that begin from now on by these users, as in `Setup`."""
+        self._policy = policy_of(self._config, decode_users(users).directory if users else NOBODY)
 
     def serve(self, order: Serve, fds: list[int]) -> None:
         """Serve one association in its own thread, or refuse it if a resource that it needs has run out.
@@ -171,6 +176,8 @@ def run(control: Wire) -> None:
                 keep_objects()
                 control.send(messages.encode(Ready()))
                 worker.pulse(control)
+            case Users(users) if worker is not None:
+                worker.use(users)
             case Serve() if worker is not None:
                 worker.serve(order, control.take_fds())
             case End(number) if worker is not None:

@@ -9,15 +9,21 @@ import pytest
 
 from coffer.archive.events.users import UsersLoaded
 from coffer.archive.format.record import Kind
+from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import ConfigError
 from coffer.server.config.load import load_config
 from coffer.server.config.settings import Config
-from coffer.server.engine.opening import open_reading
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.main.exposure import exposed
 from coffer.server.main.service import Server
 from tests.captured_logs import capture_logs
+from tests.server.dimse.raw_peer import Broken, RawRequestor
 from tests.server.filled import free_port, run
 
+OFFERS = [Offer(1, max(negotiation.FIND), (EXPLICIT_LE,))]
 ACCOUNT = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -85,6 +91,44 @@ def test_each_list_that_a_server_has_read_is_in_the_log() -> None:
     with Server(configured("127.0.0.1")):
         pass
     run("verify")
+
+
+def rejected(config: Config, title: str) -> tuple[int, ...]:
+    with pytest.raises(Broken) as refused:
+        RawRequestor(config.dimse.port, OFFERS, calling=title)
+    return tuple(refused.value.body[1:])
+
+
+def found(peer: RawRequestor) -> int:
+    """How a query for all studies ends."""
+    keys = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: ()}, (), implicit=False)
+    peer.request(peer.contexts[1], dimse.C_FIND, keys)
+    return peer.final().status
+
+
+def test_users_change_beside_a_running_server() -> None:
+    config = configured("127.0.0.1")
+    with Server(config) as server, RawRequestor(config.dimse.port, OFFERS, calling="ANY") as before:
+        assert found(before) == 0
+        run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
+        run("users", "add", "desk", "--role", "clerk", "--ae-title", "DESK", "--address", "127.0.0.1")
+        assert found(before) == 0  # nobody has told the server
+        run("reload")
+        assert found(before) == 0x0124
+        assert rejected(config, "ANY") == (1, 1, 1)
+        with RawRequestor(config.dimse.port, OFFERS, calling="DESK") as desk:
+            assert found(desk) == 0
+            run("users", "remove", "desk")
+            run("reload")
+            assert found(desk) == 0x0124
+        assert rejected(config, "DESK") == (1, 1, 1)
+        assert len(server._admission._users.users) == 1
+        Path("users.toml").unlink()
+        assert "those that were read before stay in force" in run("reload", code=11).stderr
+        assert rejected(config, "ANY") == (1, 1, 1)
+    with open_writer(config) as archive:
+        archive.reconcile()  # what waits for the log comes into it within a second, or now
+    assert [users for _, users in recorded()] == [2, 1]
 
 
 def test_with_users_it_listens_where_it_is_told_to() -> None:

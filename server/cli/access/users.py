@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from coffer.server.access.users import User
     from coffer.server.access.users_file import StoredUsers
 
-_RESTART = "A running server reads it when it starts: restart it."
+_RELOAD = "A running server is told by coffer reload."
 
 
 @click.group()
@@ -196,7 +196,7 @@ def _report(chosen: Chosen, what: str, name: str) -> None:
     if chosen.json:
         output.as_json({"user": name, "done": what})
     else:
-        output.say(f"{what} {name}. {_RESTART}")
+        output.say(f"{what} {name}. {_RELOAD}")
 
 
 def _named(stored: StoredUsers, name: str) -> User:

@@ -61,7 +61,6 @@ def test_a_worker_that_was_taken_over_gets_what_its_caller_may_and_no_more(
     part = PartId(HONEST)
     honest.study_key(part)
     monkeypatch.setattr(site.desk, "_admission", Admission(StoredUsers(users), policy))
-    monkeypatch.setattr(site.desk, "_policy", policy)
     monkeypatch.setattr(site.engine, "policy", policy)
 
     stranger = Worker(site, calling="")
@@ -92,7 +91,7 @@ def test_what_was_sealed_before_is_not_committed_for_one_who_may_not_store(
     def commit_as_clerk(sealed: Sealed, body: memoryview) -> None:
         clerk = User(name="clerk", roles=frozenset({Role.CLERK}), ae_titles=frozenset({"TEST"}))
         policy = Policy(AccessRules({"TEST"}, False, 1, Directory((clerk,))))
-        monkeypatch.setattr(site.desk, "_policy", policy)
+        monkeypatch.setattr(site.engine, "policy", policy)
         worker.line.memory(len(body))[:] = body
         with pytest.raises(AccessDeniedError, match="no user of this archive"):
             worker.line.commit(sealed, worker.line.memory(len(body)))
