@@ -11,6 +11,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, admit, archive_options, json_option
 from coffer.server.config.find import require_outside
 from coffer.server.config.load import check_text, read_text
+from coffer.server.config.settings import Dimse, Http
 
 
 @click.group()
@@ -53,8 +54,8 @@ def check(chosen: Chosen) -> None:
                 "archive": str(loaded.archive),
                 "key": provider_location(loaded.keys),
                 "key memory": guarded(),
-                "DICOM": f"{loaded.dimse.ae_title} on {loaded.dimse.host} port {loaded.dimse.port}",
-                "HTTP": f"{loaded.http.host} port {loaded.http.port}" if loaded.http.enabled else "off",
+                "DICOM": f"{loaded.dimse.ae_title} on {loaded.dimse.host} {_ports(loaded.dimse)}",
+                "HTTP": f"{loaded.http.host} {_ports(loaded.http)}" if loaded.http.enabled else "off",
                 "peers": ", ".join(p.ae_title for p in loaded.peers) or "none",
             }
         )
@@ -66,3 +67,8 @@ def check(chosen: Chosen) -> None:
         raise ConfigError(
             f"{count} problem{'s' if count > 1 else ''} in {source}", hint="correct the lines named above"
         )
+
+
+def _ports(door: Dimse | Http) -> str:
+    plain = [f"port {door.port}"] if door.port else []
+    return ", ".join([*plain, *([f"port {door.tls_port} with TLS"] if door.tls_port else [])])

@@ -104,8 +104,7 @@ def give_order(archive: Path, name: str) -> None:
             sock.connect(_address(archive))
             if _uid(sock) not in {os.geteuid(), 0} and os.geteuid():
                 raise UnavailableError(_NO_SERVER, hint="run the command as the account that runs the server")
-            sock.sendall(name.encode())
-            answer = sock.recv(_LONGEST)
+            answer = _asked(sock, name)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise UnavailableError(_NO_SERVER, hint="a server reads all of its files when it starts") from error
         except OSError as error:
@@ -117,6 +116,15 @@ def give_order(archive: Path, name: str) -> None:
     if outcome.kind:
         kind: type[CofferError] = getattr(errors, outcome.kind, UnavailableError)
         raise kind(outcome.cause, hint=outcome.hint)
+
+
+def _asked(sock: socket.socket, name: str) -> bytes:
+    """What the server answers; nothing where it hangs up."""
+    try:
+        sock.sendall(name.encode())
+        return sock.recv(_LONGEST)
+    except (ConnectionResetError, BrokenPipeError):
+        return b""
 
 
 def _address(archive: Path) -> str:

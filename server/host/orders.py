@@ -46,6 +46,6 @@ class Orders:
                 "a signal is ignored",
                 name="signal.ignored",
                 signal=order,
-                remedy="restart to apply a change of coffer.toml",
+                remedy="restart to apply a change of coffer.toml; for TLS files run: coffer reload",
             )
         return order == _END

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
-from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.keys.errors import ConfigError, IntegrityError, UnavailableError
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.create import create_archive
@@ -40,8 +40,11 @@ _MODALITY = "MODALITY"
 def run(config: Config, *, once: bool = False) -> None:
     """Run the demonstration on the archive of `config`, created if there is none; then serve, unless `once`.
 
-    Raises UnavailableError if the server does not respond as it should, IntegrityError if any data set differs.
+    Raises UnavailableError if the server does not respond as it should, IntegrityError if any data set differs,
+    ConfigError without a port for DICOM without TLS.
     """
+    if not config.dimse.port:
+        raise ConfigError("the demonstration speaks DICOM without TLS", hint="set dimse.port for it")
     console = Console(highlight=False, soft_wrap=True, markup=False)
     logs.configure(config.log, level="warning")
     fresh = not os.path.lexists(config.archive / "archive.json")

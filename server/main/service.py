@@ -285,7 +285,7 @@ class Server:
                 concerns.append("the index is being read: objects are stored, queries wait")
         if logs.is_losing():
             concerns.append(f"the log cannot be written: {logs.lost()} lines are lost")
-        tls = tls_concerns(self._config, self._keeper) if self._keeper is not None else []
+        tls = tls_concerns(self._keeper) if self._keeper is not None else []
         return [*concerns, *tls, *self._workers.concerns(), *self._jobs.concerns()]
 
     def _vitals(self) -> Vitals:

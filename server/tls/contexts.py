@@ -87,6 +87,8 @@ def _context(protocol: int, verify: ssl.VerifyMode) -> ssl.SSLContext:
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
         context.num_tickets = 0
+    else:
+        context.hostname_checks_common_name = False  # RFC 9525: a name is a subject alternative name
     context.verify_mode = verify
     return context
 

@@ -107,7 +107,7 @@ class Gate:
             try:
                 sock, address = listening.accept()
             except OSError as error:
-                self._shortage.note(what) if (what := headroom.what_ran_out(error)) else None
+                self._note(error)
                 self._stopping.wait(_PAUSE_SECONDS)  # also once the server has shut the door: it is about to stop
                 continue
             host = display_address(str(address[0]))
@@ -115,9 +115,12 @@ class Gate:
                 self._begin(door, sock, host)
             except (OSError, RuntimeError, MemoryError, CofferError) as error:
                 sock.close()
-                what = headroom.what_ran_out(error)
-                if what:
-                    self._shortage.note(what)
+                self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        what = headroom.what_ran_out(error)
+        if what:
+            self._shortage.note(what)
 
     def _begin(self, door: str, sock: socket.socket, host: str) -> None:
         if headroom.lacks_descriptors():

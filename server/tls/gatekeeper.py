@@ -69,10 +69,6 @@ class Gatekeeper:
         self._past: Counter[str] = Counter()  # what processes that have ended had counted
         self.watched = Watched("ending TLS", self._keep, self._stopping)
 
-    def port(self, door: str) -> int:
-        """The port that a door listens on with TLS."""
-        return int(self._listening[door].getsockname()[1])
-
     def listen(self) -> None:
         """Listen. Raises ConfigError if an address is not available."""
         config = self._config
@@ -107,16 +103,20 @@ class Gatekeeper:
         self._stopping.set()
         for door in list(self._listening):
             self.shut(door)
+        self._quit()
+        self.watched.join()
+        self._quit()  # one that was being started meanwhile
+        if self._control is not None:
+            self._control.close()
+        for sock in (*self._listening.values(), self.outlet, self._outlet_end):
+            sock.close()
+
+    def _quit(self) -> None:
         process, control = self._process, self._control
         if process is not None and control is not None:
             with contextlib.suppress(LineClosed):
                 control.send(messages.encode(Quit()))
             end_process(process, _DYING_SECONDS)
-        self.watched.join()
-        for sock in (*self._listening.values(), self.outlet, self._outlet_end):
-            sock.close()
-        if control is not None:
-            control.close()
 
     def reload(self, seconds: float) -> None:
         """Have the files read again. Raises ConfigError if the new set is not used, UnavailableError without answer."""

@@ -27,6 +27,9 @@ SLOW, REFUSED, BROKEN, NO_CERTIFICATE, REVOKED, EXPIRED = (
 REASONS: Final = (SLOW, REFUSED, BROKEN, NO_CERTIFICATE, REVOKED, EXPIRED)
 
 
+_UNTOLD: Final = "unknown" if ssl.OPENSSL_VERSION_INFO >= (3, 5) else "classical"
+
+
 class HandshakeError(UnavailableError):
     """No handshake: `reason` is one of `REASONS`, the message says more. The connection is still the caller's."""
 
@@ -37,8 +40,8 @@ class HandshakeError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What a connection agreed on. `group` is the key exchange's; "classical" where Python (before 3.15) cannot tell
-    it."""
+    """What a connection agreed on. `group` is the key exchange's. Python before 3.15 cannot tell it: then it is
+    "classical" where OpenSSL knows no other (before 3.5), and "unknown" otherwise."""
 
     version: str
     cipher: str
@@ -101,7 +104,7 @@ def _reason(error: ssl.SSLError) -> str:
 
 def _agreed(tls: ssl.SSLSocket, material: Material) -> Handshake:
     cipher = tls.cipher()
-    group = getattr(tls, "group", lambda: None)() or "classical"  # Python 3.15
+    group = getattr(tls, "group", lambda: None)() or _UNTOLD
     raw = tls.getpeercert(binary_form=True)
     version = tls.version() or ""
     if raw is None:

@@ -19,7 +19,6 @@ _BUFFER: Final = 128 << 10  # in each direction
 CLEAR_BUFFER: Final = 1 << 20  # of the clear socket: an object of usual size is handed over at once
 _LINGER_SECONDS: Final = 1.0
 _IN, _OUT, _GONE = select.POLLIN, select.POLLOUT, select.POLLHUP | select.POLLERR
-_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -34,6 +33,13 @@ class Relay:
         self._in, self._out = bytearray(_BUFFER), bytearray(_BUFFER)
         self._to_clear, self._to_tls = memoryview(b""), memoryview(b"")
         self._must_send = False  # TLS itself has something to send before it reads on
+        self._tls_fd, self._clear_fd = tls.fileno(), clear.fileno()
+        self._wanted = _IN, _IN
+        self._poll = select.poll()
+        for fd in (self._tls_fd, self._clear_fd):
+            self._poll.register(fd, _IN)
+        self._tls_poll = select.poll()
+        self._tls_poll.register(self._tls_fd, _IN)
         self._is_over = False
         self.turns = 0  # how often it was woken
 
@@ -54,22 +60,13 @@ class Relay:
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def _wait(self) -> None:
-        tls, clear = self._tls.fileno(), self._clear.fileno()
-        wants_tls = _OUT if self._to_tls or self._must_send else 0
-        wants_tls |= 0 if self._to_clear or self._must_send else _IN
-        poll = select.poll()
-        poll.register(tls, wants_tls)
-        poll.register(clear, (0 if self._to_tls else _IN) | (_OUT if self._to_clear else 0))
-        # OpenSSL may hold bytes that the socket has delivered already: there is nothing to wait for then.
-        is_ahead = bool(wants_tls & _IN) and self._tls.pending() > 0
-        events = dict(poll.poll(0 if is_ahead else None))
+        of_tls, of_clear = self._ready()
         self.turns += 1
-        of_tls, of_clear = events.get(tls, 0), events.get(clear, 0)
         if of_tls & _OUT and self._to_tls:
             self._send_tls()
         if of_clear & _OUT and self._to_clear:
             self._send_clear()
-        if not self._to_clear and (is_ahead or of_tls & (_IN | _OUT | _GONE)):
+        if of_tls and not self._to_clear:
             self._read_tls()
         elif of_tls & _GONE:
             self._finish_clear()
@@ -80,14 +77,36 @@ class Relay:
         elif of_clear & _IN and not self._to_tls:
             self._read_clear()
 
+    def _ready(self) -> tuple[int, int]:
+        """What can be done on either side, as soon as anything can that is wanted."""
+        wants_tls = _OUT if self._to_tls or self._must_send else 0
+        wants_tls |= 0 if self._to_clear or self._must_send else _IN
+        wants_clear = (0 if self._to_tls else _IN) | (_OUT if self._to_clear else 0)
+        if (wants_tls, wants_clear) != self._wanted:
+            self._wanted = wants_tls, wants_clear
+            self._poll.modify(self._tls_fd, wants_tls)
+            self._poll.modify(self._clear_fd, wants_clear)
+        # OpenSSL may hold bytes that the socket has delivered already: there is nothing to wait for then.
+        if wants_tls & _IN and self._tls.pending():
+            return _IN, 0
+        of_tls = of_clear = 0
+        for fd, events in self._poll.poll():
+            if fd == self._tls_fd:
+                of_tls = events
+            else:
+                of_clear = events
+        return of_tls, of_clear
+
     def _read_tls(self) -> None:
         """Read what has arrived, record by record, and hand it over together."""
         view, end = memoryview(self._in), 0
         is_over = self._must_send = False
         try:
-            while end < _BUFFER and not is_over:
+            while True:  # to ask whether more has come is cheaper than the exception that says that it has not
                 got = self._tls.recv_into(view[end:])
                 end, is_over = end + got, not got
+                if is_over or end == _BUFFER or not (self._tls.pending() or self._tls_poll.poll(0)):
+                    break
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLWantWriteError:  # it owes the peer an answer of its own (TLS 1.3 KeyUpdate)
@@ -108,8 +127,10 @@ class Relay:
                 self._tls.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     def _send_clear(self) -> None:
-        with contextlib.suppress(*_NOT_NOW):
+        try:
             self._to_clear = self._to_clear[self._clear.send(self._to_clear) :]
+        except BlockingIOError:
+            return
 
     def _finish_clear(self) -> None:
         """The peer has ended: what it sent before is still the receiver's."""
@@ -137,8 +158,10 @@ class Relay:
         self._send_tls()
 
     def _send_tls(self) -> None:
-        with contextlib.suppress(*_NOT_NOW):
+        try:
             self._to_tls = self._to_tls[self._tls.send(self._to_tls) :]
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
 
     def _end_tls(self) -> None:
         """Our side has sent its last byte: say so, and give the peer a moment to read it and to close first."""

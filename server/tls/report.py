@@ -10,7 +10,6 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from coffer.server.config.settings import Config
 from coffer.server.tls.connections import ENDINGS
 from coffer.server.tls.gatekeeper import Gatekeeper
 from coffer.server.tls.handshake import REASONS
@@ -55,7 +54,7 @@ class TlsCollector(Collector):
         yield GaugeMetricFamily("coffer_tls_reload_failed", failed, value=float(bool(pulse.reload_trouble)))
 
 
-def concerns(config: Config, keeper: Gatekeeper, now: Callable[[], float] = time.time) -> list[str]:
+def concerns(keeper: Gatekeeper, now: Callable[[], float] = time.time) -> list[str]:
     """What an administrator should look at although the server serves; `now` is in seconds since 1970."""
     pulse = keeper.pulse
     if pulse is None:
@@ -68,9 +67,7 @@ def concerns(config: Config, keeper: Gatekeeper, now: Callable[[], float] = time
         found.append("the TLS certificate has expired: peers refuse it")
     elif left < _SOON_SECONDS:
         found.append(f"the TLS certificate expires in {left / _DAY:.0f} days: renew it")
-    if config.tls.crl_file is None:
-        found.append("no revocation list is configured: a stolen certificate is believed until it expires")
-    elif pulse.expiry.revocations is not None and pulse.expiry.revocations < now():
+    if pulse.expiry.revocations is not None and pulse.expiry.revocations < now():
         found.append("a revocation list is out of date: nobody whom it concerns is let in")
     if pulse.short_of:
         found.append(f"the process that ends TLS is short of {pulse.short_of}")

@@ -249,7 +249,8 @@ class Coordinator:
                 self._reply(client, lambda: _given(client, self._study_key(part, caller)))
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
-                self._reply(client, lambda: _given(client, self._archive.keyring.study(key_id)))
+                caller = client.rights.caller
+                self._reply(client, lambda: _given(client, self._key_to_read(key_id, caller)))
             case Renew(key_id):
                 client.rights.require_given(key_id)
                 self._reply(client, lambda: self._renewed(key_id))
@@ -287,6 +288,11 @@ class Coordinator:
     def _study_key(self, part: PartId, caller: Principal) -> StudyKey:
         self._archive.policy.require(caller, Action.STORE, fulfils=FULFILLED[Action.STORE])
         return self._committer.study_key(part)
+
+    def _key_to_read(self, key_id: bytes, caller: Principal) -> StudyKey:
+        """The key of what a plan returned; a user who was removed since gets none."""
+        self._archive.policy.require(caller, Action.RETRIEVE, fulfils=FULFILLED[Action.RETRIEVE])
+        return self._archive.keyring.study(key_id)
 
     def _put_if_permitted(self, client: Client, commit: Commit) -> None:
         """Put an object into the batch; the worker has asked the same, but a worker is not believed."""

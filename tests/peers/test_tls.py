@@ -1,5 +1,6 @@
 """TLS with the programs that hospitals have: DCMTK, OpenSSL and Orthanc, in both directions."""
 
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ def test_who_is_not_let_in(site: Site, tmp_path: Path) -> None:
 
 
 def _client(site: Site, *args: str) -> str:
+    if shutil.which("openssl") is None:
+        absent("openssl is not installed: apt install openssl")
     certificate, key = site.pair
     address = f"localhost:{site.config.dimse.tls_port}"
     identity = ["-cert", str(certificate), "-key", str(key), "-CAfile", str(site.pki.ca)]

@@ -127,7 +127,7 @@ COMMANDS = [
     ("users list", Action.LIST_USERS),
     ("access explain --as anna --action find", Action.EXPLAIN),
 ]
-# Prints what is in the program, or makes files for a first try, of no archive; neither needs a configuration.
+# They print what is in the program, or make files of no archive; they need no configuration either.
 ASKS_NOBODY = {("completion",), ("tls", "init")}
 OVER_THE_NETWORK = {Action.ASSOCIATE, Action.ECHO, Action.STORE, Action.FIND, Action.RETRIEVE, Action.MOVE}
 OVER_HTTP = {Action.MONITOR}

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from coffer.keys.errors import ConfigError
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.settings import Http
 from coffer.server.identity.admission import Connected
 from coffer.server.observe.metrics import Metrics
@@ -220,3 +223,28 @@ def test_what_cannot_be_looked_at_hides_no_reason() -> None:
     server.stop()
     told = ["the keyring stopped", "the state cannot be determined: MemoryError"]
     assert (answer.status_code, answer.json()["reasons"]) == (503, told)
+
+
+def test_a_connection_whose_tls_has_ended_elsewhere_states_its_certificate() -> None:
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        proved = scope["extensions"][http.CERTIFICATE]
+        answer = {"subject": proved.subject, "client": scope["client"][0], "scheme": scope["scheme"]}
+        await JSONResponse(answer)(scope, receive, send)
+
+    server = http.HttpServer(Http(port=0, tls_port=1), told)
+    server.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            body = b""
+            while not body:  # until it has begun
+                ours, theirs = socket.socketpair()
+                stack.callback(ours.close)
+                server.admit(theirs, "10.0.0.7", PeerCertificate("CN=probe", "CN=CA", (), "ab" * 32, "1", 0))
+                ours.settimeout(30)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    ours.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    while more := ours.recv(1 << 16):
+                        body += more
+        assert body.endswith(b'{"subject":"CN=probe","client":"10.0.0.7","scheme":"https"}')
+    finally:
+        server.stop()
