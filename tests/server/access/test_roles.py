@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coffer.keys.errors import AccessDeniedError, ConfigError
+from coffer.server.access import decision
 from coffer.server.access.action import ARCHIVE, Action, PurposeOfUse, Resource
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import Policy
@@ -88,6 +89,10 @@ def test_a_duty_that_nobody_fulfils_is_a_denial(duty: Duty) -> None:
     assert isinstance(found, Deny)
     assert found.reason == duty.value
     assert Permit(frozenset({duty})).for_one_who({duty}) == Permit(frozenset({duty}))
+
+
+def test_the_code_claims_to_fulfil_no_other_duty() -> None:
+    assert frozenset[Duty]().union(*decision.FULFILLED.values()) == FULFILLED
 
 
 def test_require_denies_what_its_caller_does_not_fulfil() -> None:
