@@ -6,6 +6,7 @@ comes over that pair: `+`, then the peer's bytes, or `-` and why not.
 """
 
 import socket
+import struct
 from typing import Final
 
 from coffer.keys.errors import UnavailableError
@@ -18,6 +19,7 @@ __all__ = ["CONNECTED", "FAILED", "Outlet"]
 CONNECTED: Final = b"+"
 FAILED: Final = b"-"
 _LONGEST: Final = 1000
+_FD: Final = struct.Struct("i")
 
 
 class Outlet:
@@ -35,7 +37,9 @@ class Outlet:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._orders, [peer.ae_title.encode("ascii")], [theirs.fileno()])
+                rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(theirs.fileno())
+                # Not `send_fds`, which would wait where nobody takes orders and too many are waiting.
+                self._orders.sendmsg([peer.ae_title.encode("ascii")], [rights], socket.MSG_DONTWAIT)
             ours.settimeout(seconds + self._settings.handshake_seconds)
             answer = ours.recv(1)
             if answer != CONNECTED:

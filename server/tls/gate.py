@@ -151,15 +151,23 @@ class Gate:
                 cause=str(error),
             )  # fmt: skip
             return
+        except Exception as error:  # noqa: BLE001  # one connection must not leave anything behind
+            self._lose(tls, error)
+            return
         self._pending.leave(tls)
         self._count("done")
         try:
             relay = self._hand_over(door, tls, host, agreed)
         except (OSError, LineClosed) as error:
-            tls.close()
-            _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
+            self._lose(tls, error)
             return
         self._connections.run(relay, host, agreed, loaded.material)
+
+    def _lose(self, tls: ssl.SSLSocket, error: Exception) -> None:
+        self._pending.leave(tls)
+        tls.close()
+        self._note(error)
+        _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
 
     def _hand_over(self, door: str, tls: ssl.SSLSocket, host: str, agreed: Handshake) -> Relay:
         _log.info(

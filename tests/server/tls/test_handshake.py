@@ -16,7 +16,7 @@ from coffer.server.access.certificate import PeerCertificate
 from coffer.server.tls import handshake
 from coffer.server.tls.handshake import Handshake, HandshakeError, shake_hands, wrap
 from coffer.server.tls.loaded import LoadedSet, load_set
-from coffer.server.tls.peer_certificate import spki_sha256
+from coffer.server.tls.peer_certificate import peer_certificate, spki_sha256
 from tests.server.tls_site import Pki, client_context
 
 
@@ -145,3 +145,23 @@ def test_an_rsa_key_that_is_too_short_is_refused(pki: Pki) -> None:
     with pytest.raises(ConfigError, match="too small") as caught:
         load_set(pki.tls)
     assert "2048" in caught.value.hint()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        bytes.fromhex("3004a3020500"),  # an x400Address
+        bytes.fromhex("30048202ffff"),  # a DNS name that is no text
+        b"nonsense",
+    ],
+)
+def test_names_that_cannot_be_decoded_are_a_refusal(pki: Pki, names: bytes) -> None:
+    issued = pki.authority.issue("odd")
+    builder = x509.CertificateBuilder().subject_name(issued.certificate.subject).public_key(issued.key.public_key())
+    builder = builder.issuer_name(issued.certificate.issuer).serial_number(9)
+    builder = builder.not_valid_before(issued.certificate.not_valid_before_utc)
+    builder = builder.not_valid_after(issued.certificate.not_valid_after_utc)
+    odd = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, names)
+    certificate = builder.add_extension(odd, critical=False).sign(pki.authority.itself.key, hashes.SHA256())
+    with pytest.raises(ValueError):  # whatever it says
+        peer_certificate(certificate)

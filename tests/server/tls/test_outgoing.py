@@ -1,5 +1,6 @@
 """Who orders a connection to a destination names a peer of the configuration, and can say nothing else."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -79,3 +80,16 @@ def test_without_the_process_a_peer_with_tls_is_not_called_in_the_clear() -> Non
         listening.settimeout(0.2)
         with pytest.raises(TimeoutError):
             listening.accept()
+
+
+def test_nobody_waits_where_too_many_orders_are_waiting() -> None:
+    orders, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    peer = Peer(ae_title="P", host="127.0.0.1", port=1, tls=True)
+    with orders, taken:
+        orders.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                orders.send(b"x")
+        orders.setblocking(True)
+        with pytest.raises(UnavailableError, match="no answer"):
+            Outlet(orders, Tls())(peer, 1000.0)
