@@ -1,11 +1,11 @@
 """What a change costs: this checkout beside another one, in alternating rounds, as CPU of the server per operation.
 
-    python -m bench.pairs OTHER [--rounds 5]
+    python -m bench.pairs OTHER [--rounds 5] [--keys 20000] [--studies 200000]
 
 OTHER is a checkout of another commit with its own `.venv`. Each round starts a fresh server of either on an empty
 archive, stores a CT study by DCMTK's storescu, asks for it by its UID, gets it back by getscu, starts the server again,
-and rotates a keyring. Prints a line for each operation: both medians with their ranges, and whether ours lies inside
-the other's range.
+and rotates a keyring. With --studies, each side also opens and verifies an archive of so many studies, which is filled
+once. Prints a line for each operation: both medians with their ranges, and whether ours lies inside the other's range.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from bench.scu import IMPLICIT_LE, STUDY_ROOT_FIND, Client
 from bench.served import Served
 
 _QUERIES: Final = 300
-_KEYS: Final = 20_000
 _FILL: Final = """
 import sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def _study_uid(series: Path) -> str:
     return str(pydicom.dcmread(first, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
 
-def _round(checkout: Path, work: Path, series: Path, keyring: Path) -> Costs:
+def _round(checkout: Path, work: Path, series: Path) -> Costs:
     """CPU in milliseconds for each operation."""
     count, found, uid = len(list(series.iterdir())), Costs(), _study_uid(series)
     with Served(work / "archive", coffer=checkout / ".venv/bin/coffer") as server:
@@ -73,11 +72,19 @@ def _round(checkout: Path, work: Path, series: Path, keyring: Path) -> Costs:
     with Served(work / "archive", coffer=checkout / ".venv/bin/coffer") as server:
         time.sleep(2)
         found["start, one study"] = 1e3 * server.cpu()
-    found["rotate a key (us)"] = _rotate(checkout, work, keyring)
     return found
 
 
-def _rotate(checkout: Path, work: Path, keyring: Path) -> float:
+def _cpu_of(*command: str) -> float:
+    """CPU seconds of a command that must succeed; of verify, also without a key from outside (17)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert done.returncode in {0, 17}, done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _rotate(checkout: Path, work: Path, keyring: Path, keys: int) -> float:
     folder = work / "keys"
     shutil.copytree(keyring, folder)
     config = folder / "coffer.toml"
@@ -85,20 +92,36 @@ def _rotate(checkout: Path, work: Path, keyring: Path) -> float:
         f'archive = "{folder}/archive"\n[http]\nenabled = false\n'
         f'[keys]\nkey_file = "{folder}/coffer.key"\n[log]\nlevel = "error"\n'
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _quiet(str(checkout / ".venv/bin/coffer"), "--config", str(config), "keys", "rotate")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return 1e6 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / _KEYS
+    return 1e6 * _cpu_of(str(checkout / ".venv/bin/coffer"), "--config", str(config), "keys", "rotate") / keys
 
 
-def _filled(checkout: Path, cache: Path) -> Path:
+def _large(checkout: Path, folder: Path, studies: int) -> Costs:
+    """Open and verify the large archive in `folder`; verification in us per record."""
+    found, coffer = Costs(), checkout / ".venv/bin/coffer"
+    with Served(folder, coffer=coffer) as server:
+        time.sleep(2)
+        found[f"start, {studies:,} studies"] = 1e3 * server.cpu()
+    verify = [str(coffer), "--config", str(folder / "coffer.toml"), "verify", "--level"]
+    for level in ("headers", "bodies", "decrypt"):
+        found[f"verify {level} (us per object)"] = 1e6 * _cpu_of(*verify, level) / studies
+    return found
+
+
+def _filled(checkout: Path, cache: Path, keys: int) -> Path:
     """A keyring of that checkout's format."""
     python = checkout / ".venv/bin/python"
     cache.mkdir()
     done = subprocess.run(
-        [python, "-c", _FILL, str(cache), str(_KEYS)], cwd=checkout, check=True, capture_output=True, text=True
+        [python, "-c", _FILL, str(cache), str(keys)], cwd=checkout, check=True, capture_output=True, text=True
     )
     return Path(done.stdout.split("\n")[-2])
+
+
+def _filled_large(checkout: Path, folder: Path, studies: int) -> Path:
+    """An archive of so many studies in that checkout's format."""
+    python = str(checkout / ".venv/bin/python")
+    subprocess.run([python, "-m", "bench.fill", str(folder), str(studies)], cwd=checkout, check=True, stdout=sys.stderr)
+    return folder
 
 
 def main() -> None:
@@ -106,16 +129,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keys", type=int, default=20_000, help="study keys to rotate")
+    parser.add_argument("--studies", type=int, default=0, help="studies of the archive that is opened and verified")
     args = parser.parse_args()
     sides = {"ours": ROOT, "other": args.other.resolve()}
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as base:
-        keyrings = {name: _filled(checkout, Path(base) / name) for name, checkout in sides.items()}
+        keyrings = {name: _filled(checkout, Path(base) / name, args.keys) for name, checkout in sides.items()}
+        large = {
+            name: _filled_large(checkout, Path(base) / f"{name}-large", args.studies)
+            for name, checkout in sides.items()
+            if args.studies
+        }
         for number in range(args.rounds):
             for name, checkout in sorted(sides.items(), reverse=number % 2 == 1):
                 work = Path(base) / f"{name}-{number}"
                 work.mkdir()
-                for what, cost in _round(checkout, work, REAL["real-ct"], keyrings[name]).items():
+                costs = _round(checkout, work, REAL["real-ct"])
+                costs["rotate a key (us)"] = _rotate(checkout, work, keyrings[name], args.keys)
+                if args.studies:
+                    costs |= _large(checkout, large[name], args.studies)
+                for what, cost in costs.items():
                     figures[what][name].append(cost)
                 shutil.rmtree(work)
             print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from tests.peers.killed import (
     LEAVING,
     LIVING,
     NO_SHARES,
+    NOTHING,
     REQUEST,
     SEED,
     SHARES,
@@ -212,10 +213,10 @@ def goes_on(stage: Stage, case: Case, words: tuple[str, ...]) -> None:
     assert facts.drill in (NO_SHARES, 0), "a folder of shares is there that does not give the key"
     code, output, facts = done(stage.base, again, *words)
     assert code in case.again, output
-    stage.check(facts, "said again", takes=(), gone=(*case.gone, *case.takes), harmless=frozenset())
+    stage.check(facts, "said again", takes=(), gone=(*case.gone, *case.takes), harmless=NOTHING)
     assert (facts.audit, facts.left, facts.unreadable) == ([], [], 0), facts
     assert case.end(facts), facts
     if case.proof:
         code, output, facts = done(stage.base, again, *case.proof)
         assert code == 0, output
-        stage.check(facts, "proved", takes=(), gone=(*case.gone, *case.takes), harmless=frozenset())
+        stage.check(facts, "proved", takes=(), gone=(*case.gone, *case.takes), harmless=NOTHING)

@@ -32,6 +32,7 @@ from tests.peers.killed import (
     EVERY,
     GONE,
     LARGE,
+    NOTHING,
     SEED,
     TORN,
     Facts,
@@ -156,7 +157,7 @@ def test_a_server_killed_in_the_middle_of_it_and_the_next_one_goes_on(stage: Sta
         with serving(stage.base):
             done(stage.base, wait_until_done)
         facts = done(stage.base, look)
-        stage.check(facts, f"{what}, and served again", takes=(), gone=(GONE, *TAKES), harmless=frozenset())
+        stage.check(facts, f"{what}, and served again", takes=(), gone=(GONE, *TAKES), harmless=NOTHING)
         assert (facts.audit, facts.left, facts.unreadable) == ([], [], 0), f"{what}: {facts}"
         assert ended_well(facts), f"{what}: {facts}"
         if killed == KILLS:
