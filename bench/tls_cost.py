@@ -2,7 +2,7 @@
 
     python -m bench.tls_cost [--objects 60] [--rounds 3]
 
-The programs of DCMTK send and receive; their CPU does not count. Bound (ADR 32): 0.45 ms more in each direction.
+The programs of DCMTK send and receive; their CPU does not count. Bound (ADR 37): 0.45 ms more in each direction.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coffer.archive.events import clocks, epochs, holds, marks, rekeys, repairs, shares, shreds, signing_keys
+from coffer.archive.events import clocks, epochs, holds, marks, rekeys, repairs, shares, shreds, signing_keys, users
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.keys.errors import FormatError, IntegrityError
 
@@ -43,10 +43,10 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     clocks.ClockConfirmed,
     clocks.LogEpochBegun,
     marks.MarkRenewed,
+    users.UsersLoaded,
 )
 RESERVED: Final = {
     "audit.head": "the head of the audit trail; its record kind will be AUDIT_HEAD (7)",
-    "users.hash": "the hash of the list of users",
     "policies.hash": "the hash of the rules of access",
     "consent.*": "consents of patients",
     "copy.*": "copies of the archive",

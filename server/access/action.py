@@ -64,6 +64,20 @@ class Action(StrEnum):
     SHRED = "shred"
     FINISH_SHRED = "finish-shred"
     CERTIFY = "certify"
+    # Who may do what
+    MANAGE_USERS = "manage-users"
+    LIST_USERS = "list-users"
+    EXPLAIN = "explain"
+    # Readiness with its reasons, and metrics
+    MONITOR = "monitor"
+    # What the roles provide for and no code does yet
+    COMMIT_STORAGE = "commit-storage"
+    EXPORT_DEIDENTIFIED = "export-deidentified"
+    BREAK_GLASS = "break-glass"
+    RECORD_CONSENT = "record-consent"
+    REIDENTIFY = "reidentify"
+    READ_AUDIT = "read-audit"
+    REPLICATE = "replicate"
 
 
 class ResourceKind(StrEnum):
@@ -72,12 +86,15 @@ class ResourceKind(StrEnum):
     ARCHIVE = "archive"
     DESTINATION = "destination"
     ERASURE = "erasure"
+    OBJECT = "object"
+    USER = "user"
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What an action concerns: `name` is the AE title of a destination; `agreed` holds the names of the officers who
-    have agreed to an erasure so far. It holds no UID and no patient data, so it may be logged."""
+    """What an action concerns: `name` is the AE title of a destination, the SOP class of an object to be stored, or a
+    user's name; `agreed` holds the names of the officers who have agreed to an erasure so far. It holds no UID of a
+    patient's object and no patient data, so it may be logged."""
 
     kind: ResourceKind
     name: str = ""
@@ -92,6 +109,16 @@ class Resource:
     def erasure(cls, agreed: tuple[str, ...]) -> "Resource":
         """An erasure to which these officers have agreed."""
         return cls(ResourceKind.ERASURE, agreed=agreed)
+
+    @classmethod
+    def arriving(cls, sop_class: str) -> "Resource":
+        """An object of this SOP class that is to be stored."""
+        return cls(ResourceKind.OBJECT, sop_class)
+
+    @classmethod
+    def user(cls, name: str) -> "Resource":
+        """The entry of a user."""
+        return cls(ResourceKind.USER, name)
 
 
 ARCHIVE = Resource(ResourceKind.ARCHIVE)

@@ -26,6 +26,7 @@ class PrincipalKind(StrEnum):
     PEER = "peer"
     PERSON = "person"
     SERVICE = "service"
+    CLIENT = "client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Principal:
     `name` is the calling AE title of a peer, the name given for a person, the account of a service. `ae_title` is the
     one under which objects enter and leave: a peer's own, or the archive's for an operator on its host. `called_ae` and
     `host` belong to a peer (titles as in the association request), `account` to a person or a service. `certificate` is
-    what a peer proved over TLS; None without TLS, or where none was asked for.
+    what a peer proved over TLS; None without TLS, or where none was asked for. `user` is the name of the user that a
+    door has proved the peer or the client to be; a person's follows from the account.
     """
 
     kind: PrincipalKind
@@ -45,6 +47,7 @@ class Principal:
     host: str = ""
     account: str = ""
     certificate: PeerCertificate | None = None
+    user: str = ""
 
     @classmethod
     def peer(
@@ -52,6 +55,11 @@ class Principal:
     ) -> "Principal":
         """A DICOM application entity on the network, with the certificate that its connection proved."""
         return cls(PrincipalKind.PEER, ae_title, ae_title, called_ae, host, certificate=certificate)
+
+    @classmethod
+    def client(cls, user: str, host: str, certificate: PeerCertificate | None = None) -> "Principal":
+        """Who sends a request over HTTP; `user` is empty where nobody was proved."""
+        return cls(PrincipalKind.CLIENT, user, host=host, certificate=certificate, user=user)
 
     @classmethod
     def person(cls, name: str, account: str, ae_title: str = "") -> "Principal":

@@ -36,7 +36,7 @@ def check(chosen: Chosen) -> None:
     source, archive = chosen.locations()
     text = "" if source is None else read_text(source)
     base = Path.cwd() if source is None else source.absolute().parent
-    loaded, problems = check_text(text, base, archive)
+    loaded, problems = check_text(text, base, archive, is_file=source is not None)
     if loaded is not None:
         admit(loaded, Action.CONFIGURE)
     if source is not None and loaded is not None:

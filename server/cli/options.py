@@ -19,7 +19,8 @@ from coffer.keys.errors import CofferError, ConfigError
 from coffer.server.cli import output
 
 if TYPE_CHECKING:
-    from coffer.server.access.action import Action
+    from coffer.server.access.action import Action, Resource
+    from coffer.server.access.decision import Policy
     from coffer.server.access.principal import Principal
     from coffer.server.config.settings import Config
     from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
@@ -50,14 +51,15 @@ class Chosen:
         self.has_warned = True
         return found.path, self.archive or (None if found.path else Path(DEFAULT_ARCHIVE))
 
-    def admit(self, action: Action, officer: str | None = None) -> Admitted:
-        """The configuration, if it permits `action` to the account that runs the command, acting as `officer`.
+    def admit(self, action: Action, officer: str | None = None, *, resource: Resource | None = None) -> Admitted:
+        """The configuration, if it permits `action` to the account that runs the command, acting as `officer`;
+        `resource` is what it concerns, if that is not the archive.
 
         Raises ConfigError naming every problem in the file, InputError for an unusable name, AccessDeniedError.
         """
         from coffer.server.config.load import load_config
 
-        return admit(load_config(*self.locations()), action, officer)
+        return admit(load_config(*self.locations()), action, officer, resource=resource)
 
     def existing(self, action: Action, officer: str | None = None) -> Admitted:
         """As `admit`, for an archive that exists. Raises the same errors, ConfigError if there is none, and
@@ -91,6 +93,7 @@ class Admitted:
 
     config: Config
     principal: Principal
+    policy: Policy
 
     def open_reading(self, *, may_lag: bool = False) -> ReadableArchive:
         """The archive, open to read.
@@ -136,16 +139,18 @@ class Admitted:
         return open_for_rebuild(self.config)
 
 
-def admit(config: Config, action: Action, officer: str | None = None) -> Admitted:
+def admit(config: Config, action: Action, officer: str | None = None, *, resource: Resource | None = None) -> Admitted:
     """As `Chosen.admit`, for a configuration that is already loaded."""
-    from coffer.server.access.decision import policy_of
-    from coffer.server.access.principal import Principal
+    from coffer.server.access.action import ARCHIVE
+    from coffer.server.access.decision import FULFILLED, policy_of
+    from coffer.server.identity.account import operator
     from coffer.server.observe import logs
 
     logs.configure(config.log, level="error")  # the command reports by itself; the log is for the server
-    principal = Principal.here(officer, config.dimse.ae_title)
-    policy_of(config).require(principal, action)
-    return Admitted(config, principal)
+    policy = policy_of(config)
+    principal = operator(policy.directory, officer, config.dimse.ae_title)
+    policy.require(principal, action, ARCHIVE if resource is None else resource, fulfils=FULFILLED.get(action, ()))
+    return Admitted(config, principal, policy)
 
 
 def require_level(archive: ReadableArchive) -> None:

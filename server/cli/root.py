@@ -37,6 +37,8 @@ _MODULES: Final = {
     "keys": "keys.group",
     "shred": "erasure.shred",
     "hold": "erasure.hold",
+    "users": "access.users",
+    "access": "access.explain",
     "index": "index",
     "config": "config",
     "reload": "tls.reload",

@@ -59,6 +59,8 @@ def _in_words(info: inspect.Type) -> str:  # noqa: PLR0911  one line per type is
             return _WORDS[pattern]
         case inspect.DictType():
             return f"a table of AE titles, for each {_in_words(info.value_type)}"
+        case inspect.StrType(min_length=None, max_length=int(most)):
+            return f"up to {most} characters"
         case inspect.StrType():
             return "a host name or an address"
         case _:

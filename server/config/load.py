@@ -17,6 +17,7 @@ import msgspec
 
 from coffer.keys.errors import ConfigError
 from coffer.server.config import toml_lines
+from coffer.server.config.access import Access
 from coffer.server.config.allowed_values import allowed, example
 from coffer.server.config.find import read_believable, require_outside
 from coffer.server.config.providers import Pkcs11
@@ -50,7 +51,7 @@ def load_config(config: Path | None = None, archive: Path | None = None) -> Conf
             "no archive was chosen", hint="give --archive DIR or --config FILE, or set COFFER_ARCHIVE or COFFER_CONFIG"
         )
     text = "" if config is None else read_text(config)
-    loaded, problems = check_text(text, _base(config), archive)
+    loaded, problems = check_text(text, _base(config), archive, is_file=config is not None)
     if problems:
         raise ConfigError(
             "\n".join([f"{config} is not usable", *(f"  {p}" for p in problems)]),
@@ -74,8 +75,11 @@ def _base(source: Path | None) -> Path:
     return Path.cwd() if source is None else Path(os.path.abspath(source)).parent  # noqa: PTH100  keeps symlinks
 
 
-def check_text(text: str, base: Path, archive: Path | None = None) -> tuple[Config | None, list[Problem]]:
-    """The configuration in `text`, or its problems by line. Relative paths are relative to `base`."""
+def check_text(
+    text: str, base: Path, archive: Path | None = None, *, is_file: bool = True
+) -> tuple[Config | None, list[Problem]]:
+    """The configuration in `text`, or its problems by line. Relative paths are relative to `base`, where the file of
+    users is, too; without a config file (`is_file`) it is beside the archive folder."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -84,7 +88,7 @@ def check_text(text: str, base: Path, archive: Path | None = None) -> tuple[Conf
         last = text.count("\n") + 1
         return None, [Problem(int(at[1]) if at else last, f"not TOML: {cause}", "correct the syntax (toml.io)")]
     checker = _Checker(toml_lines.locate(text), base)
-    config = checker.config(data, archive)
+    config = checker.config(data, archive, is_file=is_file)
     return (None, sorted(checker.problems, key=lambda p: p.line)) if checker.problems else (config, [])
 
 
@@ -96,7 +100,7 @@ class _Checker:
         self._base = base
         self.problems: list[Problem] = []
 
-    def config(self, data: dict[str, Any], archive: Path | None) -> Config | None:
+    def config(self, data: dict[str, Any], archive: Path | None, *, is_file: bool) -> Config | None:
         values = self._table(Config, data, ())
         folder = archive or values.get("archive") or Path(DEFAULT_ARCHIVE)
         values["archive"] = self._absolute(Path.cwd() / folder if archive else folder)
@@ -107,6 +111,11 @@ class _Checker:
             real = Path(os.path.realpath(values["archive"]))  # `init` puts it beside the folder, not beside a link
             beside = real.with_name(real.name + ".key")
             values["keys"] = msgspec.structs.replace(keys, key_file=beside)
+        access: Access = values.get("access", Access())
+        if access.users == Path():
+            real = Path(os.path.realpath(values["archive"]))
+            users = self._base / "users.toml" if is_file else real.with_name(real.name + ".users.toml")
+            values["access"] = msgspec.structs.replace(access, users=users)
         config = Config(**values)
         self.problems += [Problem(self._line(path), cause, remedy) for path, cause, remedy in _contradictions(config)]
         return config
@@ -205,6 +214,7 @@ def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, s
             "the mark is inside the archive folder",
             "move it elsewhere, preferably to another volume: whoever writes the archive must not write it",
         )
+    yield from _access_contradictions(config)
     yield from _key_contradictions(config.keys)
     if config.limits.memory_total_bytes < config.limits.memory_object_bytes:
         yield (
@@ -223,6 +233,22 @@ def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, s
                 "an AE title names one destination: rename or remove one of them",
             )
         seen.setdefault(peer.ae_title, number)
+
+
+def _access_contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, str]]:
+    access = config.access
+    if Path(os.path.realpath(access.users)).is_relative_to(os.path.realpath(config.archive)):
+        yield (
+            ("access", "users"),
+            "the file of users is inside the archive folder",
+            "move it elsewhere: whoever can write the archive must not decide who may read it",
+        )
+    if access.jwks is not None and not access.token_issuer:
+        yield (
+            ("access", "jwks"),
+            "access.jwks is given without access.token_issuer",
+            "add token_issuer: a token of another issuer that uses the same key must not be accepted",
+        )
 
 
 def _port_contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, str]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from coffer.server.config.access import Access
 from coffer.server.config.integrity import Integrity
 from coffer.server.config.providers import AwsKms, Pkcs11, VariableName
 from coffer.server.config.tls import SpkiHash, Tls
@@ -370,6 +371,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http: Http = Http()
     tls: Tls = Tls()
     peers: tuple[Peer, ...] = ()
+    access: Access = Access()
     limits: Limits = Limits()
     storage: Storage = Storage()
     keys: Keys = Keys()

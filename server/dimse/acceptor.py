@@ -8,9 +8,7 @@ import time
 from collections import Counter
 from typing import Final
 
-from coffer.keys.errors import AccessDeniedError
-from coffer.server.access.action import Action
-from coffer.server.access.certificate import PeerCertificate
+from coffer.keys.errors import UnavailableError
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
@@ -30,10 +28,12 @@ from coffer.server.dimse.scp.move_scp import serve_move
 from coffer.server.dimse.scp.session import Operation, Session
 from coffer.server.dimse.scp.store_scp import serve_store
 from coffer.server.host.headroom import refusal_of
+from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.observe.logs import get_logger
-from coffer.server.services.api import Observer, Services
+from coffer.server.services.api import Gate, Observer, Services
 
 _log = get_logger()
+_REFUSALS: Final = {Refusal.CALLING_AE: negotiation.UNKNOWN_CALLING_AE, Refusal.IDENTITY: negotiation.UNPROVED}
 _NAMES: Final = {
     dimse.C_STORE: "stores",
     dimse.C_FIND: "finds",
@@ -54,19 +54,19 @@ class Acceptor:
         policy: Policy,
         services: Services | None,
         observer: Observer,
-        certificate: PeerCertificate | None = None,
+        gate: Gate | None,
         dial: Dial = dial_plain,
     ) -> None:
-        """Without `services` the association is rejected because there are too many. `certificate` is what the
-        connection has proved over TLS; C-MOVE destinations are called by `dial`."""
+        """Without `services` and `gate` the association is rejected because there are too many. C-MOVE destinations are
+        called by `dial`."""
         self._connection = connection
         self._host = host
-        self._certificate = certificate
         self._dial = dial
         self._config = config
         self._policy = policy
         self._services = services
         self._observer = observer
+        self._gate = gate
         self._is_established = False
         self.is_used = False  # whether the peer has sent any request
         self.idle_since: float | None = time.monotonic()  # None during an operation
@@ -76,13 +76,13 @@ class Acceptor:
         gracefully = False
         try:
             request = self._read_request()
-            rejection = self._rejection(request)
-            if rejection is not None:
-                self._reject(request, rejection)
+            caller = self._rejection(request) or self._caller(request)
+            if isinstance(caller, Rejection):
+                self._reject(request, caller)
                 gracefully = True
                 return
             assert self._services is not None
-            self._serve(request, self._services)
+            self._serve(request, caller, self._services)
         except AssociationEnded as ended:
             if ended.is_release:
                 self._send_last(pdu.release(pdu.RELEASE_RP))
@@ -134,14 +134,16 @@ class Acceptor:
             return negotiation.UNKNOWN_CALLING_AE
         if settings.require_called_ae and request.called_ae != settings.ae_title:
             return negotiation.UNKNOWN_CALLED_AE
-        try:
-            self._policy.require(self._caller(request), Action.ASSOCIATE)
-        except AccessDeniedError:
-            return negotiation.UNKNOWN_CALLING_AE
-        return negotiation.TOO_MANY if self._services is None else None
+        return negotiation.TOO_MANY if self._gate is None else None
 
-    def _caller(self, request: AssociationRequest) -> Principal:
-        return Principal.peer(request.calling_ae, request.called_ae, self._host, self._certificate)
+    def _caller(self, request: AssociationRequest) -> Principal | Rejection:
+        """Who calls, as the gate says, or the rejection of one whom it does not let in."""
+        assert self._gate is not None
+        try:
+            found = self._gate.admit(AssociationClaim(request.calling_ae, request.called_ae, request.identity))
+        except UnavailableError:
+            return negotiation.CONGESTED
+        return _REFUSALS[found] if isinstance(found, Refusal) else found
 
     def _reject(self, request: AssociationRequest, rejection: Rejection) -> None:
         _log.warning(
@@ -154,7 +156,7 @@ class Acceptor:
         self._observer.rejected(rejection.word)
         self._send_last(negotiation.reject(rejection))
 
-    def _serve(self, request: AssociationRequest, services: Services) -> None:
+    def _serve(self, request: AssociationRequest, caller: Principal, services: Services) -> None:
         settings = self._config.dimse
         answer, contexts = negotiation.accept(
             request, accept_unknown=self._config.storage.accept_unknown_sop_classes, max_pdu=settings.max_pdu
@@ -162,7 +164,6 @@ class Acceptor:
         self._connection.send([answer])
         self._is_established = True
         channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
-        caller = self._caller(request)
         session = Session(channel, caller, self._policy, services, self._observer, self._config, self._dial)
         self._observer.association_opened()
         served: Counter[str] = Counter()

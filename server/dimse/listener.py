@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final, Protocol
 
 from coffer.keys.errors import ConfigError, UnavailableError
-from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
@@ -27,6 +26,7 @@ from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
+from coffer.server.identity.admission import Connected
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Observer
 
@@ -127,16 +127,16 @@ class Listener:
             except OSError as error:
                 self._handle_accept_error(error)
                 continue
-            self.admit(sock, display_address(str(address[0])), None)
+            self.admit(sock, Connected(display_address(str(address[0]))))
 
-    def admit(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
-        """Give a connection its place, or refuse it; raises nothing. It has proved `certificate` over TLS, whose clear
-        bytes it then carries. May be called by any thread."""
+    def admit(self, connection: socket.socket, by: Connected) -> None:
+        """Give a connection its place, or refuse it; raises nothing. One with TLS carries its clear bytes. May be
+        called by any thread."""
         if self._stopping.is_set():
             connection.close()
             return
         try:
-            self._begin(connection, host, certificate)
+            self._begin(connection, by)
         except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
             connection.close()
             self._handle_begin_error(error)
@@ -160,7 +160,8 @@ class Listener:
         else:
             _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
 
-    def _begin(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
+    def _begin(self, connection: socket.socket, by: Connected) -> None:
+        host = by.host
         if headroom.lacks_descriptors():
             self._shortage.note(headroom.DESCRIPTORS)
             self._refuse_congested(connection, host)
@@ -169,7 +170,7 @@ class Listener:
         if place is None:
             self._reject_too_many(connection, host)
             return
-        place.certificate = certificate
+        place.certificate, place.is_encrypted = by.certificate, by.is_encrypted
         try:
             self._dispatcher.dispatch(connection, place, partial(self._leave, place))
         except CongestedError:
@@ -224,7 +225,7 @@ class Listener:
         try:
             pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
             self._refused.begin(
-                Acceptor(pdus, host, self._config, self._policy, None, self._observer), self._end_refusal
+                Acceptor(pdus, host, self._config, self._policy, None, self._observer, None), self._end_refusal
             )
         except BaseException:
             self._end_refusal()

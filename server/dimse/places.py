@@ -35,6 +35,7 @@ class AssociationPlace:
     is_used: bool = False  # whether the peer has sent any request
     is_ending: bool = False
     certificate: PeerCertificate | None = None
+    is_encrypted: bool = False  # whether nobody on the way can read the connection
 
 
 class AssociationPlaces:

@@ -18,8 +18,10 @@ from coffer.keys.mailbox.officer_records import OfficerRecordAdmin, OfficerRecor
 from coffer.keys.values.officer_record import RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
+from coffer.server.access.decision import FULFILLED
 from coffer.server.access.principal import Principal
-from coffer.server.access.rules import Duty, Permit
+from coffer.server.access.roles import Duty
+from coffer.server.access.rules import Permit
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.retention.selection import PartToShred, as_now, require_same
@@ -66,7 +68,7 @@ class ShredRequests:
 
     def _require_allowed(self, request: ShredRequest, now: Sequence[PartToShred], who: Principal) -> Permit:
         agreed = tuple(each.name for each in request.officers)
-        permit = self._policy.require(who, Action.APPROVE, Resource.erasure(agreed))
+        permit = self._policy.require(who, Action.APPROVE, Resource.erasure(agreed), fulfils=FULFILLED[Action.APPROVE])
         Shredding(self._archive).require_allowed(now)  # a hold or the retention may apply since
         require_same(self._archive, request.selection, now)
         return permit

@@ -11,14 +11,21 @@ from types import TracebackType
 from typing import Final, Self
 
 from coffer.archive.body.allocator import keep_objects
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.repair import planted
+from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError, ConfigError, UnavailableError
+from coffer.keys.mailbox import events
 from coffer.server.access.certificate import PeerCertificate
+from coffer.server.access.decision import policy_of
+from coffer.server.access.users_file import read_users
 from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
 from coffer.server.dimse.protocol.negotiation import CONGESTED
 from coffer.server.dimse.refusal import refuse_at_once
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_service
 from coffer.server.engine.stats import ArchiveStats
 from coffer.server.host import headroom
@@ -26,10 +33,13 @@ from coffer.server.host.control import ControlSocket
 from coffer.server.host.job import Jobs
 from coffer.server.host.orders import Orders
 from coffer.server.host.signals import EndOrdered, Signals
+from coffer.server.identity.admission import Admission, Connected
+from coffer.server.identity.tokens import read_tokens
 from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
+from coffer.server.main.exposure import exposed, require_covered
 from coffer.server.maintenance.index_job import IndexJob
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
@@ -53,15 +63,24 @@ _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a
 class Server:
     """A context manager that serves from enter to exit, once. `wait` blocks until `stop`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, insecure_open_role: bool = False) -> None:
+        """`insecure_open_role` lets it listen on the network although there are no users."""
         self._config = config
+        self._insecure_open_role = insecure_open_role
+        self._exposed: list[str] = []
         self._metrics = Metrics()
+        users = read_users(config.access.users)
+        self._admission = Admission(
+            users, policy_of(config, users.directory), read_tokens(config), self._metrics.identity_failed
+        )
+        self._users = users.directory
         self._orders = Orders()
         self._state = "starting"
         self._is_open = False
         self._services: WriterServices | None = None
         self._jobs = Jobs()
-        self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
+        pages = application(self.reasons, self._metrics.render, self._admission, self.concerns)
+        self._http = HttpServer(config.http, pages)
         self._keeper = Gatekeeper(config, {"dimse": self._admit, "http": self._http.admit}) if is_used(config) else None
         self._workers = Workers(config, self._keeper.outlet if self._keeper else None)
         self._listener = Listener(config, self._workers, self._metrics)
@@ -81,7 +100,8 @@ class Server:
         return self._http.address
 
     def open(self) -> None:
-        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address in use."""
+        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address in use, or for one
+        that others reach while there are no users."""
         try:
             self._start()
         except BaseException:
@@ -100,6 +120,7 @@ class Server:
 
     def _start(self) -> None:
         config, last_first = self._config, self._last_first
+        self._look_at_users()
         # An association takes two descriptors in a worker and one here; 256 cover everything else.
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
@@ -130,6 +151,7 @@ class Server:
         self._metrics.attach(self._facts)
         archive.expect_check()
         self._jobs.start(IndexJob(archive, self._metrics, config.storage.scrub_days))
+        self._record_users(archive)
         self._open_doors(services)
         self._control.start()
         self._last_first.callback(self._control.stop)
@@ -150,8 +172,32 @@ class Server:
             tls_port=config.dimse.tls_port,
         )
 
+    def _look_at_users(self) -> None:
+        """Refuse to be reached by everybody in the open role, unless that was ordered; then say so."""
+        is_open = self._users.is_open
+        self._metrics.open_role(is_open)
+        if is_open and not self._insecure_open_role:
+            require_covered(self._config)
+        self._exposed = exposed(self._config) if is_open else []
+        if self._exposed:
+            _log.warning(
+                "everybody who reaches this server may do everything: there are no users",
+                name="access.open_role",
+                exposed=self._exposed,
+                remedy="coffer users add",
+            )
+
+    def _record_users(self, archive: WritableArchive) -> None:
+        """Leave the hash of the users for the log, durable on return: a removed user who comes back is seen. Without
+        users there is something to record only if the network was let in all the same."""
+        users = self._users
+        if users.is_open and not self._exposed:
+            return
+        said = UsersLoaded(users_hash=users.sha256 or None, users=len(users.users), single_officer=users.single_officer)
+        events.leave(archive.keyring, [archive.enclosed(Occurrence(said, clock_ms()))])
+
     def _open_doors(self, services: WriterServices) -> None:
-        self._jobs.need(self._workers.start(services))
+        self._jobs.need(self._workers.start(services, self._admission))
         self._last_first.callback(self._listener.stop)
         if self._keeper is not None:
             self._last_first.callback(self._keeper.shut, "dimse")
@@ -163,15 +209,40 @@ class Server:
     def _admit(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
         """A DICOM caller with TLS; one that comes before the archive is open is told to come again."""
         if self._is_open:
-            self._listener.admit(connection, host, certificate)
+            self._listener.admit(connection, Connected(host, certificate, is_encrypted=True))
         else:
             refuse_at_once(connection, CONGESTED)
 
     def _reload(self) -> None:
-        """Read the TLS files again. Raises ConfigError if they are not used, UnavailableError."""
-        if self._keeper is None:
-            raise ConfigError("this server uses no TLS", hint="set tls_port and [tls], then restart it")
-        self._keeper.reload(_RELOAD_SECONDS)
+        """Read users, keys of tokens and TLS files again. Raises ConfigError if any is not usable, UnavailableError:
+        then what could not be read stays as it was."""
+        self._reload_users()
+        if self._keeper is not None:
+            self._keeper.reload(_RELOAD_SECONDS)
+
+    def _reload_users(self) -> None:
+        """Judge by the users as they are now: a user who was removed is denied from the next request on."""
+        stored, tokens, archive = (
+            read_users(self._config.access.users),
+            read_tokens(self._config),
+            self.services.archive,
+        )
+        users = stored.directory
+        if users.is_open and not self._users.is_open:
+            raise ConfigError(
+                "the file of users is gone: those that were read before stay in force",
+                hint="put it back; without users this server has to be started anew",
+            )
+        policy = policy_of(self._config, users)
+        archive.policy = policy
+        self._admission.use(stored, policy, tokens)
+        self._workers.use(users)
+        is_new, self._users = users.sha256 != self._users.sha256, users
+        self._exposed = self._exposed if users.is_open else []
+        self._metrics.open_role(users.is_open)
+        if is_new:
+            self._record_users(archive)
+            _log.info("the users were read again", name="identity.reloaded", users=len(users.users))
 
     def _facts(self) -> ArchiveStats:
         """The archive's gauges. Raises UnavailableError until the index is loaded."""
@@ -205,6 +276,12 @@ class Server:
         """What an operator should look at although the server works."""
         archive = self._services.archive if self._services is not None else None
         concerns: list[str] = []
+        if self._exposed:
+            concerns.append(
+                f"there are no users: everybody on the network may do everything ({', '.join(self._exposed)})"
+            )
+        if self._users.single_officer:
+            concerns.append("single_officer = true: one person may hold roles that exclude each other")
         if archive is not None:
             concerns += [*archive.concerns(), *planted.concerns(archive.folder)]
             if not archive.is_checked:
@@ -248,14 +325,15 @@ class Server:
             _log.info("stopped", name="server.stopped")
 
 
-def serve(config: Config, signals: Signals) -> None:
+def serve(config: Config, signals: Signals, *, insecure_open_role: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C, which may also come while the archive is opened; it is closed on return.
+    `insecure_open_role` as in `Server`.
 
     Raises the same errors as `Server.open`, and ServiceError.
     """
     logs.configure(config.log)
     logs.run_in_background()
-    run(Server(config), Server.wait, signals)
+    run(Server(config, insecure_open_role=insecure_open_role), Server.wait, signals)
 
 
 def run(server: Server, work: Callable[[Server], None], signals: Signals) -> None:

@@ -78,9 +78,9 @@ class Metrics:
             "coffer_clock_doubts",
             "Times that the clock jumped, lay before the log's last record, or was in doubt at start.",
         )
-        self._index_altered = gauge(
-            "coffer_index_altered", "Whether the last check found that the index was altered or contradicts the log."
-        )
+        self._index_altered = gauge("coffer_index_altered", "Whether the last check found a wrong index.")
+        self._identity_failed = counter("coffer_identity_failures", "Passwords and tokens that proved nobody.")
+        self._open_role = gauge("coffer_open_role", "Whether there are no users: then everybody may do everything.")
         self._scrubbed = counter("coffer_scrub_records", "Records whose bodies the scrub has read.")
         self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of the bodies that the scrub has read.")
         ProcessCollector(registry=registry)
@@ -107,6 +107,14 @@ class Metrics:
     def asked_for_keys(self, up: bool) -> None:
         """Record whether the key provider opened the key in use."""
         self._keys.set(float(up))
+
+    def identity_failed(self) -> None:
+        """Count a password or a token that proved nobody."""
+        self._identity_failed.inc()
+
+    def open_role(self, is_open: bool) -> None:
+        """Record whether the open role is in force."""
+        self._open_role.set(float(is_open))
 
     def rotation_failed(self) -> None:
         """Count a failed attempt of the server to rotate the keys, or to finish a rotation."""

@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from coffer.keys.errors import CofferError
 from coffer.server.access.principal import Principal
+from coffer.server.identity.claim import AssociationClaim, Refusal
 
 Buffer = bytes | bytearray | memoryview
 
@@ -46,6 +47,13 @@ class Reception(Protocol):
 
     def abort(self) -> None:
         """Discard what was received."""
+
+
+class Gate(Protocol):
+    """Says who calls."""
+
+    def admit(self, claim: AssociationClaim) -> Principal | Refusal:
+        """Who calls, if they were proved to be there and may associate. Raises UnavailableError."""
 
 
 class StoreService(Protocol):
@@ -121,9 +129,17 @@ class RetrieveService(Protocol):
     """Resolves what a retrieval names."""
 
     def plan(
-        self, identifier: bytes, *, implicit: bool, model: str, caller: Principal, waiting: Callable[[], None]
+        self,
+        identifier: bytes,
+        *,
+        implicit: bool,
+        model: str,
+        caller: Principal,
+        destination: str,
+        waiting: Callable[[], None],
     ) -> Planned[Instance]:
-        """The instances. `waiting` is called periodically during the search; what it raises ends the search.
+        """The instances, to be sent to the caller or, of a C-MOVE, to the AE title `destination`. `waiting` is called
+        periodically during the search; what it raises ends the search.
 
         Raises InputError (with `offending` tags) or AccessDeniedError.
         """

@@ -10,10 +10,12 @@ from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import TooCostlyError
 from coffer.server.access.action import Action
+from coffer.server.access.decision import FULFILLED
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Matches
+from coffer.server.services.narrowing import Narrowing
 
 _log = get_logger()
 
@@ -47,12 +49,17 @@ class Finder:
 
         Raises InputError with the offending tags for a bad identifier, AccessDeniedError; both before the first row.
         """
-        self._archive.policy.require(caller, Action.FIND)
+        narrowing = self._permitted(caller)
         keys = decode_identifier(identifier, implicit=implicit)
         charset = keys.charset
-        rows = self._steps(keys.values, model=model, caller=caller)
+        rows = self._steps(keys.values, narrowing, model=model, caller=caller)
         encoded = (None if row is None else encode_identifier(row, charset, implicit=implicit) for row in rows)
-        return Matches(encoded, all(tag in _ANSWERED or is_supported(tag) for tag in keys.values))
+        known = (tag in _ANSWERED or (is_supported(tag) and narrowing.shows(tag)) for tag in keys.values)
+        return Matches(encoded, all(known))
+
+    def _permitted(self, caller: Principal) -> Narrowing:
+        permit = self._archive.policy.require(caller, Action.FIND, fulfils=FULFILLED[Action.FIND])
+        return Narrowing(self._archive.index, permit.scopes)
 
     @staticmethod
     def too_costly(identifier: bytes, *, implicit: bool) -> TooCostlyError:
@@ -62,15 +69,15 @@ class Finder:
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Principal) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, each with every requested key. Raises as `find`."""
-        self._archive.policy.require(caller, Action.FIND)
-        return (row for row in self._steps(keys, model=model, caller=caller) if row is not None)
+        narrowing = self._permitted(caller)
+        return (row for row in self._steps(keys, narrowing, model=model, caller=caller) if row is not None)
 
     def _steps(
-        self, keys: Mapping[int, Values], *, model: str, caller: Principal
+        self, keys: Mapping[int, Values], narrowing: Narrowing, *, model: str, caller: Principal
     ) -> Iterator[dict[int, Values] | None]:
         """As `rows`, with the pauses of `index.query.query`, for a caller that was permitted."""
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
-        matches = self._once_checked(self._archive.index.query_in_steps(level, keys, model))
+        matches = self._once_checked(narrowing.matches(level, keys, model))
         _log.info("find", name="query.started", calling_ae=caller.ae_title, level=level, model=model)
         return (None if match is None else self._complete(match, keys, level) for match in matches)
 

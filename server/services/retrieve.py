@@ -17,12 +17,14 @@ from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.instance.patient_id import identity_text
 from coffer.index.query.locate import Located
 from coffer.keys.errors import AmbiguousPatientError, IdentifierError, InputError
-from coffer.server.access.action import Action
+from coffer.server.access.action import Action, Resource
+from coffer.server.access.decision import FULFILLED
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.observe.logs import get_logger, short_id
 from coffer.server.services.api import Planned
+from coffer.server.services.narrowing import Narrowing
 from coffer.server.services.transcode import CONVERTIBLE, EXPLICIT_LE, Converter
 
 _log = get_logger()
@@ -118,10 +120,13 @@ class Retriever:
         implicit: bool,
         model: str,
         caller: Principal,
+        destination: str = "",
         waiting: Callable[[], None] = lambda: None,
     ) -> Planned[StoredInstance]:
         """As `plan_in_steps`, all at once; `waiting` is called at each of its pauses."""
-        planning = self.plan_in_steps(identifier, implicit=implicit, model=model, caller=caller)
+        planning = self.plan_in_steps(
+            identifier, implicit=implicit, model=model, caller=caller, destination=destination
+        )
         found = []
         for step in planning.steps:
             if step is None:
@@ -130,14 +135,16 @@ class Retriever:
                 found.append(step)
         return Planned(found, planning.remark)
 
-    def plan_in_steps(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> "Planning":
+    def plan_in_steps(
+        self, identifier: bytes, *, implicit: bool, model: str, caller: Principal, destination: str = ""
+    ) -> "Planning":
         """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2), one by one.
 
         In the Patient Root model they belong to one patient; in Study Root they are all that have the UIDs, with a
         remark if these belong to several patients. Raises InputError with the offending tags for a bad identifier
         (PS3.4 C.4.2.1.4), AccessDeniedError; its steps raise AmbiguousPatientError if it names several patients.
         """
-        self._archive.policy.require(caller, Action.RETRIEVE)
+        narrowing = self._permitted(caller, destination)
         keys = decode_identifier(identifier, implicit=implicit)
         level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
         roots = _ROOTS[model]
@@ -155,16 +162,28 @@ class Retriever:
                     keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
                 )
         planning = Planning()
-        planning.steps = self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller)
+        planning.steps = self._planned(
+            planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller, narrowing
+        )
         return planning
 
-    def _planned(  # what was asked for
+    def _permitted(self, caller: Principal, destination: str = "") -> Narrowing:
+        """What the caller may retrieve and, with a destination, what may be sent there."""
+        policy = self._archive.policy
+        permit = policy.require(caller, Action.RETRIEVE, fulfils=FULFILLED[Action.RETRIEVE])
+        if destination:
+            to = Resource.destination(destination)
+            permit &= policy.require(caller, Action.MOVE, to, fulfils=FULFILLED[Action.MOVE])
+        return Narrowing(self._archive.index, permit.scopes)
+
+    def _planned(  # noqa: PLR0917  # what was asked for, by whom
         self,
         planning: "Planning",
         chosen: dict[int, tuple[str, ...]],
         said: str,
         without_study: bool,
         caller: Principal,
+        narrowing: Narrowing,
     ) -> Iterator[StoredInstance | None]:
         yield from self._archive.checking()
         issuer = None
@@ -174,7 +193,7 @@ class Retriever:
             issuer = self._issuer(chosen, said)
         patients: set[Patient] = set()
         studies: dict[str, None] = {}
-        for one in self._found(chosen, caller, issuer):
+        for one in self._found(chosen, caller, issuer, narrowing):
             if one is not None and one.located.study_uid:
                 if without_study:  # docs/adr/0015
                     continue
@@ -231,17 +250,20 @@ class Retriever:
         self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None = None
     ) -> Sequence[StoredInstance]:
         """The instances under exact unique keys by tag; `issuer` as in `Index.locate`. Raises AccessDeniedError."""
-        self._archive.policy.require(caller, Action.RETRIEVE)
-        return [found for found in self._found(keys, caller, issuer) if found is not None]
+        narrowing = self._permitted(caller)
+        return [found for found in self._found(keys, caller, issuer, narrowing) if found is not None]
 
     def _found(
-        self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None
+        self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None, narrowing: Narrowing
     ) -> Iterator[StoredInstance | None]:
         yield from self._archive.checking()
         count = 0
         for row in self._archive.index.locate_in_steps(keys, issuer):
-            count += row is not None
-            yield None if row is None else StoredInstance(self._archive.bodies, row)
+            if row is None or not narrowing.has(row):
+                yield None
+            else:
+                count += 1
+                yield StoredInstance(self._archive.bodies, row)
         _log.info(
             "retrieve",
             name="retrieval.planned",

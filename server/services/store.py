@@ -28,7 +28,7 @@ from coffer.keys.errors import (
     ShreddedError,
     UnavailableError,
 )
-from coffer.server.access.action import Action
+from coffer.server.access.action import Action, Resource
 from coffer.server.access.decision import Policy
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.sealing import Intake
@@ -80,7 +80,7 @@ class Ingest:
 
     def begin(self, request: StoreRequest) -> "IncomingObject":
         """Begin to receive one object. Raises AccessDeniedError."""
-        self._policy.require(request.caller, Action.STORE)
+        self._policy.require(request.caller, Action.STORE, Resource.arriving(request.sop_class))
         return IncomingObject(self, request)
 
 

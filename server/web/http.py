@@ -1,8 +1,9 @@
 """Health and metrics over HTTP: /healthz, /readyz and /metrics, for probes and Prometheus.
 
 Rule: GET and HEAD only, no bodies, no parameters, one request per connection, all of it within seconds. If too many
-connections are open, one without a request is closed first, so that nobody can block these pages for others. They show
-counts and reasons, no patient data. The caller's function decides readiness: this door does not look into the archive.
+connections are open, one without a request is closed first, so that nobody can block these pages for others. Whoever is
+not permitted to monitor learns that the server is alive and whether it is ready, no more. The pages show counts and
+reasons, no patient data. The caller's function decides readiness: this door does not look into the archive.
 """
 
 import asyncio
@@ -12,7 +13,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, Final, Protocol, TypeVar
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -31,6 +34,7 @@ from coffer.server.config.settings import Http
 from coffer.server.host.headroom import lacks_descriptors
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
+from coffer.server.identity.admission import Connected
 
 __all__ = ["CERTIFICATE", "HttpServer", "application"]
 
@@ -44,13 +48,21 @@ _STOP_SECONDS: Final = 5
 _PAGE_THREADS: Final = 2
 
 
+class Monitors(Protocol):
+    """Who may see reasons and metrics."""
+
+    def may_monitor(self, authorization: str, by: Connected) -> bool | None:
+        """Whether whoever sends this `Authorization` header over this connection may; None if nobody was proved."""
+
+
 def application(
     readiness: Callable[[], Sequence[str]],
     metrics: Callable[[], bytes],
+    monitors: Monitors,
     concerns: Callable[[], Sequence[str]] = tuple,
 ) -> Starlette:
     """The three pages. `readiness` returns why the server is not ready, nothing if it is; `concerns` what a human
-    should look at although it serves. All may block briefly.
+    should look at although it serves. All may block briefly, `monitors` too.
 
     Concerns do not make it unready: taking an archive with one damaged record out of service would protect nobody.
     """
@@ -60,10 +72,14 @@ def application(
     async def in_pool(function: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, function)
 
+    async def may_monitor(request: Request) -> bool | None:
+        authorization = request.headers.get("authorization", "")
+        return await in_pool(partial(monitors.may_monitor, authorization, _connected(request)))
+
     async def healthz(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
-    async def readyz(_: Request) -> Response:
+    async def readyz(request: Request) -> Response:
         reasons: list[str] = []
         degraded: list[str] = []
         for found, ask in ((reasons, readiness), (degraded, concerns)):  # one that fails hides nothing of the other
@@ -71,10 +87,18 @@ def application(
                 found.extend(await in_pool(ask))
             except Exception as error:  # noqa: BLE001  # an unknown state counts as not ready
                 reasons.append(f"the state cannot be determined: {type(error).__name__}")
-        body: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
+        body: dict[str, Any] = {"ready": not reasons}
+        if await may_monitor(request):
+            body |= {"reasons": reasons, "degraded": degraded}
         return JSONResponse(body, 503 if reasons else 200)
 
-    async def exposition(_: Request) -> Response:
+    async def exposition(request: Request) -> Response:
+        permitted = await may_monitor(request)
+        if not permitted:
+            is_unknown = permitted is None
+            cause = "nobody was proved to be there" if is_unknown else "the role does not permit it"
+            challenge = {"www-authenticate": "Bearer"} if is_unknown else None  # RFC 6750 3
+            return JSONResponse({"error": cause}, 401 if is_unknown else 403, challenge)
         return Response(await in_pool(metrics), media_type=CONTENT_TYPE_LATEST)
 
     routes = [
@@ -88,6 +112,18 @@ def application(
 
 
 CERTIFICATE: Final = "coffer.certificate"  # of a request's scope["extensions"]: the caller's PeerCertificate or None
+
+
+def _connected(request: Request) -> Connected:
+    """The connection of a request. What has TLS, or stays on this machine, is read by nobody on the way."""
+    host = display_address(request.client.host) if request.client else ""
+    try:
+        is_loopback = ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    certificate = request.scope.get("extensions", {}).get(CERTIFICATE)
+    return Connected(host, certificate, is_encrypted=is_loopback or request.scope["scheme"] == "https")
+
 
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),

@@ -17,7 +17,6 @@ from coffer.index.dicom.attributes import STUDY_UID
 from coffer.index.dicom.bounds import longest_of
 from coffer.index.instance.entry import InstanceEntry, could_be_extracted
 from coffer.keys.crypto import aead
-from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Limits
 from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.negotiation import Rejection
@@ -27,6 +26,7 @@ from coffer.server.workers.messages import (
     Answered,
     Commit,
     Find,
+    Identify,
     KeyOf,
     Plan,
     Rejected,
@@ -85,10 +85,14 @@ def require_sound(request: Request, limits: Limits, now: Now) -> None:
             _require(len(part.study_uid) <= _LONGEST_UID, "a UID that is too long")
         case KeyOf(key_id) | Renew(key_id):
             _require(len(key_id) == _ID, "an id of the wrong length")
-        case Find(identifier, _, model, caller) | Plan(identifier, _, model, caller):
-            _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")
-            _require(model in _MODELS, "an unknown information model")
-            _require_caller(caller)
+        case Identify(claim):
+            titles = (claim.calling_ae, claim.called_ae)
+            _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
+        case Find(identifier, _, model):
+            _require_question(identifier, model)
+        case Plan(identifier, _, model, destination):
+            _require_question(identifier, model)
+            _require(len(destination) <= _LONGEST_AE, "an AE title that is too long")
         case Rejected(reason):
             _require(reason in _REASONS, "an unknown reason")
         case Answered(service, status, seconds):
@@ -128,12 +132,9 @@ def _require_entry(entry: InstanceEntry) -> None:
     _require(len(entry.problem or "") <= _LONGEST_PROBLEM, "a problem that is too long")
 
 
-def _require_caller(caller: Principal) -> None:
-    """The caller is a peer as the acceptor creates it: a worker serves peers only, and gets no other rights."""
-    peer = Principal.peer(caller.ae_title, caller.called_ae, caller.host, caller.certificate)
-    _require(caller == peer, "a caller that is not a peer")
-    titles = (caller.ae_title, caller.called_ae)
-    _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
+def _require_question(identifier: bytes, model: str) -> None:
+    _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")
+    _require(model in _MODELS, "an unknown information model")
 
 
 def _is_text(value: str, longest: int) -> bool:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from coffer.keys.memory.secret import Secret
-from coffer.server.access.certificate import PeerCertificate
+from coffer.server.identity.admission import Connected
+from coffer.server.identity.identification import Identification
 from coffer.server.workers.checks import MAX_REQUEST_BYTES, BrokenRule
 from coffer.server.workers.rights import Rights
 from coffer.server.workers.search import Search
@@ -33,16 +34,17 @@ class Client:
     def __init__(
         self,
         sock: socket.socket,
-        host: str,
+        by: Connected,
         ended: Callable[[], None],
-        certificate: PeerCertificate | None = None,
     ) -> None:
         sock.setblocking(False)
         self.wire = Wire(sock, most_bytes=MAX_REQUEST_BYTES)
-        self.host = host
+        self.by = by
+        self.host = by.host
         self.ended = ended
-        self.rights = Rights(host, certificate)
+        self.rights = Rights()
         self.search: Search | None = None
+        self.identification: Identification | None = None
         self.is_owed = False  # an answer is being prepared
         self.is_gone = False
         self.stuck_since: float | None = None  # since when an answer waits to be read

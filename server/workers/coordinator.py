@@ -20,10 +20,15 @@ from coffer.archive.format.entry import SealedFile
 from coffer.index.instance.identity import PartId
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.keys.errors import CofferError
-from coffer.server.access.certificate import PeerCertificate
+from coffer.keys.errors import AccessDeniedError, CofferError
+from coffer.server.access.action import Action, Resource
+from coffer.server.access.decision import FULFILLED
+from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.host.watched import Watched
+from coffer.server.identity.admission import Admission, Connected
+from coffer.server.identity.claim import AssociationClaim, Refusal
+from coffer.server.identity.identification import Identification
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
@@ -34,6 +39,8 @@ from coffer.server.workers.messages import (
     Commit,
     Done,
     Find,
+    Identified,
+    Identify,
     Key,
     KeyOf,
     More,
@@ -58,8 +65,9 @@ LEASE_SECONDS: Final = 5.0  # how long a worker may use a key without asking whe
 class Coordinator:
     """Serves lines from `start` to `stop`."""
 
-    def __init__(self, services: WriterServices) -> None:
+    def __init__(self, services: WriterServices, admission: Admission) -> None:
         self._archive = services.archive
+        self._admission = admission
         self._committer = services.committer
         self._limits = services.archive.config.limits
         self._selector = selectors.DefaultSelector()
@@ -81,16 +89,13 @@ class Coordinator:
         self._searches.start()
         self.watched.start()
 
-    def add(
-        self, ended: Callable[[], None], host: str = "", certificate: PeerCertificate | None = None
-    ) -> socket.socket:
-        """Open a line for an association with `host`, which has proved `certificate`; returns the worker's end, to be
-        sent to it.
+    def add(self, ended: Callable[[], None], by: Connected) -> socket.socket:
+        """Open a line for an association of this connection; returns the worker's end, to be sent to it.
 
         `ended` is called once when that end is closed. Raises OSError if there are no descriptors left.
         """
         ours, theirs = socket.socketpair()
-        self._fresh.put(Client(ours, host, ended, certificate))
+        self._fresh.put(Client(ours, by, ended))
         self._wake()
         return theirs
 
@@ -234,13 +239,18 @@ class Coordinator:
             case Commit(sealed):
                 client.rights.require_same(sealed.source_ae)
                 client.rights.require_shown(self._part_of(sealed))
-                self._put(client, request)
+                self._put_if_permitted(client, request)
+            case Identify(claim):
+                client.rights.claim()
+                self._identify(client, claim)
             case StudyKeyFor(part):
                 client.rights.show(part)
-                self._give(client, lambda: self._committer.study_key(part))
+                caller = client.rights.caller
+                self._give(client, lambda: self._study_key(part, caller))
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
-                self._give(client, lambda: self._archive.keyring.study(key_id))
+                caller = client.rights.caller
+                self._give(client, lambda: self._key_to_read(key_id, caller))
             case Renew(key_id):
                 client.rights.require_given(key_id)
                 self._reply(client, lambda: self._renewed(key_id))
@@ -253,6 +263,46 @@ class Coordinator:
                 self._searches.drop(client)
             case _:
                 raise BrokenRule("it sent something that is not a request")
+
+    def _identify(self, client: Client, claim: AssociationClaim) -> None:
+        """Find out who calls; what takes long is done elsewhere, and answered when it is delivered."""
+        client.identification = found = Identification(
+            client.by, claim, self._admission, lambda found: self._deliver(client, found, None)
+        )
+        client.is_owed = True
+        if self._admission.is_slow(claim):
+            self._searches.take(found)
+        else:
+            found.work(0)
+
+    @staticmethod
+    def _bound(client: Client, found: Principal | Refusal | None) -> bytes | None:
+        """Let a line act for whoever was proved to be there; the answer to it, None after an internal error."""
+        if found is None:
+            return None
+        if isinstance(found, Refusal):
+            return messages.encode(Identified(None, found))
+        client.rights.bind(found)
+        return messages.encode(Identified(found))
+
+    def _study_key(self, part: PartId, caller: Principal) -> StudyKey:
+        self._archive.policy.require(caller, Action.STORE, fulfils=FULFILLED[Action.STORE])
+        return self._committer.study_key(part)
+
+    def _key_to_read(self, key_id: bytes, caller: Principal) -> StudyKey:
+        """The key of what a plan returned; a user who was removed since gets none."""
+        self._archive.policy.require(caller, Action.RETRIEVE, fulfils=FULFILLED[Action.RETRIEVE])
+        return self._archive.keyring.study(key_id)
+
+    def _put_if_permitted(self, client: Client, commit: Commit) -> None:
+        """Put an object into the batch; the worker has asked the same, but a worker is not believed."""
+        what = Resource.arriving(commit.sealed.entry.sop_class)
+        try:
+            self._archive.policy.require(client.rights.caller, Action.STORE, what)
+        except AccessDeniedError as error:
+            client.answer(messages.encode(messages.failed(error)), time.monotonic())
+            return
+        self._put(client, commit)
 
     def _renewed(self, key_id: bytes) -> Renewed:
         self._archive.keyring.study(key_id)  # raises if it was taken away
@@ -278,7 +328,9 @@ class Coordinator:
         """Send the parts that searches have found meanwhile."""
         while not self._found.empty():
             client, search, reply = self._found.get()
-            if client.search is search:
+            if isinstance(search, Identification):
+                reply = self._bound(client, search.found)
+            if search in (client.search, client.identification):
                 self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]
 
     def _hand(self, client: Client, reply: bytes | None) -> None:

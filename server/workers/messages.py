@@ -13,9 +13,9 @@ from coffer.index.instance.identity import PartId
 from coffer.index.query.locate import Located
 from coffer.keys import errors
 from coffer.keys.errors import CofferError
-from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Sealed
+from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.services.api import Observer
 
 
@@ -31,22 +31,29 @@ class _Message(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Setup(_Message, frozen=True):
-    """First on a worker's control socket: the configuration as JSON, the archive's id, the key of short ids in logs,
-    and among how many workers memory is divided. With TLS, the outlet (`server.dimse.outlet`) is attached."""
+    """First on a worker's control socket: the configuration as JSON, the users without their passwords as
+    `users.toml` (empty: none), the archive's id, the key of short ids in logs, and among how many workers memory is
+    divided. With TLS, the outlet (`server.dimse.outlet`) is attached."""
 
     config: bytes
+    users: bytes
     archive_id: bytes
     log_id_key: bytes
     share: int
 
 
+class Users(_Message, frozen=True):
+    """The users as in `Setup`, changed: they hold for the associations that begin from now on."""
+
+    users: bytes
+
+
 class Serve(_Message, frozen=True):
     """Serve an association with this number. Its connection and the worker's end of a new line are attached as file
-    descriptors; `certificate` is what the connection has proved over TLS."""
+    descriptors."""
 
     host: str
     number: int
-    certificate: PeerCertificate | None = None
 
 
 class End(_Message, frozen=True):
@@ -72,6 +79,19 @@ class Pulse(_Message, frozen=True):
     short_of: str
     lost_lines: int
     idle: list[tuple[int, float, bool]]
+
+
+class Identify(_Message, frozen=True):
+    """Who calls, as far as the association request says it; answered by `Identified`. First on every line, and once."""
+
+    claim: AssociationClaim
+
+
+class Identified(_Message, frozen=True):
+    """Who calls, as far as it was proved, or why nobody is let in."""
+
+    found: Principal | None
+    refusal: Refusal | None = None
 
 
 class StudyKeyFor(_Message, frozen=True):
@@ -106,16 +126,15 @@ class Find(_Message, frozen=True):
     identifier: bytes
     implicit: bool
     model: str
-    caller: Principal
 
 
 class Plan(_Message, frozen=True):
-    """Resolve a retrieval; answered by `Places`."""
+    """Resolve a retrieval; answered by `Places`. `destination` is the AE title that a C-MOVE sends to."""
 
     identifier: bytes
     implicit: bool
     model: str
-    caller: Principal
+    destination: str = ""
 
 
 class More(_Message, frozen=True):
@@ -230,12 +249,12 @@ class Failed(_Message, frozen=True):
     offending: tuple[int, ...]
 
 
-Order = Setup | Serve | End | Quit
+Order = Setup | Users | Serve | End | Quit
 Request = (
-    StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
+    Identify | StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
     | AssociationOpened | AssociationClosed | Rejected | Answered | Sent
 )  # fmt: skip
-Reply = Key | Renewed | Done | Rows | Places | Failed
+Reply = Identified | Key | Renewed | Done | Rows | Places | Failed
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode

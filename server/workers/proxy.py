@@ -23,6 +23,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.sealing import Intake
+from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.services.api import Matches, Planned
 from coffer.server.services.retrieve import StoredInstance
 from coffer.server.services.store import Ingest
@@ -36,6 +37,8 @@ from coffer.server.workers.messages import (
     Done,
     Failed,
     Find,
+    Identified,
+    Identify,
     Key,
     KeyOf,
     More,
@@ -51,7 +54,7 @@ from coffer.server.workers.messages import (
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire, drawn
 
 _KEY_BYTES: Final = 32
-R = TypeVar("R", Key, Renewed, Done, Rows, Places)
+R = TypeVar("R", Identified, Key, Renewed, Done, Rows, Places)
 
 
 class Line:
@@ -149,8 +152,8 @@ class _RemoteCommitPort:
 class _Finder:
     line: Line
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> Matches:
-        first = self.line.ask(Find(identifier, implicit, model, caller), Rows)
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> Matches:  # noqa: ARG002
+        first = self.line.ask(Find(identifier, implicit, model), Rows)
         return Matches(self._rows(first), first.all_supported)
 
     def _rows(self, part: Rows) -> Iterator[bytes | None]:
@@ -176,10 +179,11 @@ class _Retriever:
         *,
         implicit: bool,
         model: str,
-        caller: Principal,
+        caller: Principal,  # noqa: ARG002  # the other end knows who calls
+        destination: str = "",
         waiting: Callable[[], None] = lambda: None,
     ) -> Planned[StoredInstance]:
-        part = self.line.ask(Plan(identifier, implicit, model, caller), Places)
+        part = self.line.ask(Plan(identifier, implicit, model, destination), Places)
         places: list[Located] = part.places
         while not part.is_last:
             try:
@@ -220,7 +224,7 @@ class RemoteObserver:
 
 
 class RemoteServices:
-    """`server.services.api.Services` for one association of a worker."""
+    """`server.services.api.Services` and its `Gate` for one association of a worker."""
 
     def __init__(  # noqa: PLR0917  # what a worker consists of
         self,
@@ -233,12 +237,18 @@ class RemoteServices:
         feed: Feed,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
+        self._line = line
         self._held = HeldKey(line, feed, clock), HeldKey(line, feed, clock)
         to_seal, to_open = self._held
         self.observer = RemoteObserver(line)
         self.ingest = Ingest(intake, _RemoteCommitPort(line, to_seal), policy, rules)
         self.finder = _Finder(line)
         self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
+
+    def admit(self, claim: AssociationClaim) -> Principal | Refusal:
+        """As `Gate.admit`: the committing process says who calls."""
+        answer = self._line.ask(Identify(claim), Identified)
+        return answer.found or answer.refusal or Refusal.IDENTITY
 
     def end(self) -> None:
         """Drop every key: the association has ended."""

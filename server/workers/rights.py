@@ -9,11 +9,9 @@ so a line that keeps requesting keys and stores nothing gets no more of them.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from coffer.index.instance.identity import PartId
-from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.principal import Principal
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.messages import AssociationClosed, AssociationOpened, ObserverCall
@@ -29,14 +27,10 @@ _CALLS_A_SECOND: Final = 10_000.0  # an association that only sends C-ECHO stays
 class Rights:
     """The rights of one line, from its first message to its last. Used by the coordinator's thread."""
 
-    def __init__(
-        self, host: str, certificate: PeerCertificate | None = None, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._host = host
-        self._certificate = certificate
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._caller: Principal | None = None
-        self._calling_ae: str | None = None
+        self._has_claimed = False
         self._parts: OrderedDict[PartId, bool] = OrderedDict()  # given keys: whether an object was stored since
         self._keys: set[bytes] = set()
         self._given: OrderedDict[bytes, None] = OrderedDict()
@@ -44,22 +38,26 @@ class Rights:
         self._counted = now()
         self._association: bool | None = None  # None: not yet, True: open, False: ended
 
-    def caller(self, stated: Principal) -> Principal:
-        """The caller of a request: its address and its certificate are those of the connection, whatever the worker
-        states; its AE titles must never change."""
-        self.require_same(stated.ae_title)
-        caller = replace(stated, host=self._host, certificate=self._certificate)
+    def claim(self) -> None:
+        """Record that the line says who calls. Raises BrokenRule if it did so before."""
+        if self._has_claimed:
+            raise BrokenRule("it said who calls a second time")
+        self._has_claimed = True
+
+    def bind(self, caller: Principal) -> None:
+        """Record who calls, as it was proved: no message of the worker changes it any more."""
+        self._caller = caller
+
+    @property
+    def caller(self) -> Principal:
+        """Who calls. Raises BrokenRule where nobody was let in."""
         if self._caller is None:
-            self._caller = caller
-        elif caller != self._caller:
-            raise BrokenRule("an association changed its AE titles")
-        return caller
+            raise BrokenRule("it asked for something before anybody was let in")
+        return self._caller
 
     def require_same(self, calling_ae: str) -> None:
-        """Raise BrokenRule if the association had another calling AE title before."""
-        if self._calling_ae is None:
-            self._calling_ae = calling_ae
-        elif calling_ae != self._calling_ae:
+        """Raise BrokenRule if the association has another calling AE title."""
+        if calling_ae != self.caller.ae_title:
             raise BrokenRule("an association changed its AE titles")
 
     def show(self, part: PartId) -> None:

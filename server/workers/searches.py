@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from coffer.index.query.locate import Located
 from coffer.keys.errors import TooCostlyError
+from coffer.server.access.principal import Principal
 from coffer.server.services.bundle import ReaderServices
 from coffer.server.services.retrieve import Planning
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.client import Client
 from coffer.server.workers.messages import Find, More, Places, Plan, Rows
 from coffer.server.workers.search import Search
-from coffer.server.workers.turns import Turns
+from coffer.server.workers.turns import Turn, Turns
 
 __all__ = ["Searches"]
 
@@ -48,13 +47,21 @@ class Searches:
         """Begin a search, or continue the last one; its answer is owed until it is delivered. Raises BrokenRule."""
         if not isinstance(request, More):
             self.drop(client)
-            asked = msgspec.structs.replace(request, caller=client.rights.caller(request.caller))
-            client.search = self._find(client, asked) if isinstance(asked, Find) else self._plan(client, asked)
+            caller = client.rights.caller
+            client.search = (
+                self._find(client, request, caller)
+                if isinstance(request, Find)
+                else self._plan(client, request, caller)
+            )
         if client.search is None:
             raise BrokenRule("it requested more without a search")
         client.is_owed = True
         client.search.want()
         self._turns.add(client.search)
+
+    def take(self, turn: Turn) -> None:
+        """Let something else take turns with the searches, as it costs its host as they do."""
+        self._turns.add(turn)
 
     @staticmethod
     def drop(client: Client) -> None:
@@ -72,13 +79,13 @@ class Searches:
         self._ending.set()
         return self._turns.stop()
 
-    def _find(self, client: Client, asked: Find) -> Search:
+    def _find(self, client: Client, asked: Find, caller: Principal) -> Search:
         finder = self._services.finder
         all_supported = True
 
         def begin() -> Iterator[bytes | None]:
             nonlocal all_supported
-            matches = finder.find(asked.identifier, implicit=asked.implicit, model=asked.model, caller=asked.caller)
+            matches = finder.find(asked.identifier, implicit=asked.implicit, model=asked.model, caller=caller)
             all_supported = matches.all_supported
             return matches.rows
 
@@ -93,7 +100,7 @@ class Searches:
             too_costly=lambda: finder.too_costly(asked.identifier, implicit=asked.implicit),
         )
 
-    def _plan(self, client: Client, asked: Plan) -> Search:
+    def _plan(self, client: Client, asked: Plan, caller: Principal) -> Search:
         client.rights.plan()
 
         planning = Planning()
@@ -101,7 +108,11 @@ class Searches:
         def begin() -> Iterator[Located | None]:
             nonlocal planning
             planning = self._services.retriever.plan_in_steps(
-                asked.identifier, implicit=asked.implicit, model=asked.model, caller=asked.caller
+                asked.identifier,
+                implicit=asked.implicit,
+                model=asked.model,
+                caller=caller,
+                destination=asked.destination,
             )
             return (None if one is None else replace(one.located, versions=()) for one in planning.steps)
 

@@ -15,6 +15,8 @@ import msgspec
 
 from coffer.keys.crypto import derive
 from coffer.keys.errors import UnavailableError
+from coffer.server.access.users import Directory
+from coffer.server.access.users_file import StoredUsers, encode
 from coffer.server.config.passing import encode_config
 from coffer.server.config.settings import Config
 from coffer.server.dimse.places import AssociationPlace
@@ -23,11 +25,12 @@ from coffer.server.host.child import end_process, launch
 from coffer.server.host.headroom import CongestedError
 from coffer.server.host.sockets import is_readable, is_writable
 from coffer.server.host.watched import Watched
+from coffer.server.identity.admission import Admission, Connected
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.coordinator import Coordinator
-from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup
+from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup, Users
 from coffer.server.workers.transport import LineClosed, Wire
 
 _log = get_logger()
@@ -75,16 +78,17 @@ class Workers:
         for _ in range(self._count):
             self._workers.append(_launch())
 
-    def start(self, services: WriterServices) -> Watched:
-        """Serve this archive, after `launch`; returns once every process is ready, with the thread that commits what
-        they receive. Raises UnavailableError if one cannot start."""
+    def start(self, services: WriterServices, admission: Admission) -> Watched:
+        """Serve this archive to whom `admission` lets in, after `launch`; returns once every process is ready, with the
+        thread that commits what they receive. Raises UnavailableError if one cannot start."""
         self._setup = Setup(
             encode_config(self._config),
+            _encoded(services.archive.policy.directory),
             services.archive.folder.archive_id,
             services.archive.keyring.archive_key(derive.LOG_ID).reveal(),
             self._count,
         )
-        self._coordinator = coordinator = Coordinator(services)
+        self._coordinator = coordinator = Coordinator(services, admission)
         coordinator.start()
         for worker in self._workers:
             assert worker is not None
@@ -92,6 +96,14 @@ class Workers:
         for watched in self._keepers:
             watched.start()
         return coordinator.watched
+
+    def use(self, users: Directory) -> None:
+        """Let every process know that the users have changed; it has been told on return."""
+        assert self._setup is not None
+        self._setup = msgspec.structs.replace(self._setup, users=_encoded(users))
+        for worker in [each for each in self._workers if each is not None and each.is_ready]:
+            with worker.lock, contextlib.suppress(LineClosed):  # the next one is started with them
+                worker.control.send(messages.encode(Users(self._setup.users)))
 
     def _open(self, worker: _WorkerProcess) -> None:
         """Wait until a worker is ready, then use it."""
@@ -123,7 +135,7 @@ class Workers:
             ended()
 
         try:
-            line = self._coordinator.add(over, place.host, place.certificate)
+            line = self._coordinator.add(over, Connected(place.host, place.certificate, place.is_encrypted))
         except BaseException:
             with self._lock:
                 worker.places.pop(place.number, None)
@@ -131,7 +143,7 @@ class Workers:
         with connection, line, worker.lock:
             try:
                 fds = connection.fileno(), line.fileno()
-                worker.control.send(messages.encode(Serve(place.host, place.number, place.certificate)), fds)
+                worker.control.send(messages.encode(Serve(place.host, place.number)), fds)
             except LineClosed:
                 _log.error("a connection was lost with its worker process", name="connection.lost", host=place.host)
 
@@ -272,6 +284,11 @@ class Workers:
         _log.error(
             "a worker process died and is started again", name="worker.died", exit_code=worker.process.returncode
         )
+
+
+def _encoded(users: Directory) -> bytes:
+    """The users without their passwords: a worker refuses early by them, and learns no secret."""
+    return b"" if users.is_open else encode(StoredUsers(users))
 
 
 def _takes_more(worker: _WorkerProcess) -> bool:

@@ -25,6 +25,8 @@ from coffer.keys.memory import hardening
 from coffer.keys.memory.heap import sweep
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import policy_of
+from coffer.server.access.users import NOBODY
+from coffer.server.access.users_file import decode as decode_users
 from coffer.server.config.passing import decode_config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
@@ -45,6 +47,7 @@ from coffer.server.workers.messages import (
     Ready,
     Serve,
     Setup,
+    Users,
 )
 from coffer.server.workers.proxy import Line, RemoteServices
 from coffer.server.workers.transport import LineClosed, Wire
@@ -71,13 +74,17 @@ class Worker:
         self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
         self._has_dropped = False  # keys, since the heap was swept
-        self._policy = policy_of(config)
+        self.use(setup.users)
         self._rules = rules_of(config)
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
         self._dial = Outlet(outlet, config.tls)
         self._quitting = threading.Event()
+
+    def use(self, users: bytes) -> None:
+        """Judge the associations that begin from now on by these users, as in `Setup`."""
+        self._policy = policy_of(self._config, decode_users(users).directory if users else NOBODY)
 
     def serve(self, order: Serve, fds: list[int]) -> None:
         """Serve one association in its own thread, or refuse it if a resource that it needs has run out.
@@ -110,7 +117,7 @@ class Worker:
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(
-            pdus, order.host, self._config, self._policy, services, services.observer, order.certificate, self._dial
+            pdus, order.host, self._config, self._policy, services, services.observer, services, self._dial
         )
 
         def over() -> None:
@@ -177,6 +184,8 @@ def run(control: Wire) -> None:
                 keep_objects()
                 control.send(messages.encode(Ready()))
                 worker.pulse(control)
+            case Users(users) if worker is not None:
+                worker.use(users)
             case Serve() if worker is not None:
                 worker.serve(order, control.take_fds())
             case End(number) if worker is not None:

@@ -26,6 +26,7 @@ from coffer.server import clock, erasure, keyops, retention, services
 from coffer.server.access.action import AccessRequest, Action, PurposeOfUse, Resource
 from coffer.server.access.decision import Policy, policy_of
 from coffer.server.access.principal import Principal, PrincipalKind
+from coffer.server.access.roles import GRANTS, Duty
 from coffer.server.access.rules import DenialReason, Deny, Permit
 from coffer.server.cli import main
 from coffer.server.clock import watching
@@ -52,6 +53,7 @@ from coffer.server.services.api import StoreRequest
 from coffer.server.services.bundle import WriterServices
 from coffer.server.services.find import Finder
 from coffer.server.services.versions import one_version, versions_of
+from tests.gates import open_gate
 from tests.server.dimse.raw_peer import MAX_PDU, Broken, RawRequestor
 from tests.server.filled import run, study_files
 
@@ -118,10 +120,20 @@ COMMANDS = [
     ("config check", Action.CONFIGURE),
     ("reload", Action.RELOAD),
     ("tls check", Action.CHECK_TLS),
+    ("users add anna --role admin --account anna", Action.MANAGE_USERS),
+    ("users change anna --role admin", Action.MANAGE_USERS),
+    ("users remove anna", Action.MANAGE_USERS),
+    ("users passwd anna", Action.MANAGE_USERS),
+    ("users list", Action.LIST_USERS),
+    ("access explain --as anna --action find", Action.EXPLAIN),
 ]
 # They print what is in the program, or make files of no archive; they need no configuration either.
 ASKS_NOBODY = {("completion",), ("tls", "init")}
 OVER_THE_NETWORK = {Action.ASSOCIATE, Action.ECHO, Action.STORE, Action.FIND, Action.RETRIEVE, Action.MOVE}
+OVER_HTTP = {Action.MONITOR}
+NOT_BUILT = {action for of in GRANTS.values() for action, each in of.items() if Duty.NOT_BUILT in each.duties} - {
+    Action.EXPORT
+}
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +188,7 @@ def leaves(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str
 def test_no_command_and_no_action_is_left_out() -> None:
     tried = {leaf for leaf in leaves(main) for line, _ in COMMANDS if tuple(line.split())[: len(leaf)] == leaf}
     assert tried | ASKS_NOBODY == set(leaves(main))
-    assert {action for _, action in COMMANDS} | OVER_THE_NETWORK == set(Action)
+    assert {action for _, action in COMMANDS} | OVER_THE_NETWORK | OVER_HTTP | NOT_BUILT == set(Action)
 
 
 @pytest.mark.parametrize(("line", "action"), COMMANDS, ids=[line for line, _ in COMMANDS])
@@ -219,8 +231,9 @@ def serving(config: Config) -> Iterator[int]:
                 except OSError:
                     return
                 connection = Connection(sock, max_pdu=MAX_PDU, gap_seconds=5.0)
+                gate = open_gate(config, "127.0.0.1")
                 Acceptor(
-                    connection, "127.0.0.1", config, policy_of(config), WriterServices.of(archive), Metrics()
+                    connection, "127.0.0.1", config, policy_of(config), WriterServices.of(archive), Metrics(), gate
                 ).serve()
 
         thread = threading.Thread(target=serve, daemon=True)

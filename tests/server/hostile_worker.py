@@ -22,6 +22,8 @@ from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
+from coffer.server.identity.admission import Connected
+from coffer.server.identity.claim import AssociationClaim
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import StoreRequest
 from coffer.server.services.store import Ingest
@@ -29,6 +31,7 @@ from coffer.server.workers import messages as m
 from coffer.server.workers.coordinator import Coordinator
 from coffer.server.workers.proxy import Line
 from coffer.server.workers.transport import LineClosed, Wire
+from tests.gates import admission_of
 from tests.server.filled import status
 from tests.services import services
 
@@ -49,7 +52,7 @@ class Site:
         )
         create_archive(self.config)
         self.engine = open_writer(self.config)
-        self.desk = Coordinator(services(self.engine))
+        self.desk = Coordinator(services(self.engine), admission_of(self.config))
         self.desk.start()
         self.honest = Worker(self)
         assert self.honest.store(HONEST, 1) == 0
@@ -76,14 +79,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 class Worker:
     """The other end of a line: honest as `server.workers.proxy`, or with `hook` in the place of its commit."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, calling: str = "TEST") -> None:
+        """`calling` is the AE title that it says is calling, empty: it says nothing."""
         self.over = threading.Event()
         self.said = ""
         self.site = site
-        self.wire = Wire(site.desk.add(self.over.set, "192.0.2.7"))
+        self.wire = Wire(site.desk.add(self.over.set, Connected("192.0.2.7")))
         self.wire.socket.settimeout(20)
         self.line = Line(self.wire)
         self.hook: Callable[[Sealed, memoryview], None] | None = None
+        if calling:
+            assert self.line.ask(m.Identify(AssociationClaim(calling, "COFFER")), m.Identified).found
 
     def study_key(self, part: PartId) -> StudyKey:
         reply, dek = self.line.ask_for_key(m.StudyKeyFor(part))

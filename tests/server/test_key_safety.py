@@ -133,7 +133,7 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
         )
         theirs.close()
         wire = Wire(ours)
-        wire.send(messages.encode(messages.Setup(encode_config(config), bytes(16), bytes(32), 1)))
+        wire.send(messages.encode(messages.Setup(encode_config(config), b"", bytes(16), bytes(32), 1)))
         with pytest.raises(LineClosed):
             wire.receive()
         assert "cryptographic self-test failed: hmac_sha256" in worker.communicate(timeout=30)[1]
@@ -217,7 +217,7 @@ def test_no_message_between_processes_shows_its_values() -> None:
     kinds = [each for each in vars(messages).values() if isinstance(each, type) and issubclass(each, msgspec.Struct)]
     assert {messages.Key, messages.Setup} <= set(kinds)
     secret = b"thirty-two bytes that are a key!"
-    shown = [messages.Key(secret, 5.0), messages.Setup(secret, secret, secret, 2), messages.KeyOf(secret)]
+    shown = [messages.Key(secret, 5.0), messages.Setup(secret, secret, secret, secret, 2), messages.KeyOf(secret)]
     for message in shown:
         assert secret.decode() not in f"{message} {message!r} {message.__rich_repr__()}"
     assert repr(shown[0]) == "Key(<bytes>, <float>)"

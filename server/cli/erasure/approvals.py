@@ -43,7 +43,7 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
             return
         who = admitted.principal
         request_id = ShredRequests(archive).add(selection, reason or "", who)
-        missing = archive.config.keys.shred_approvals - 1
+        missing = archive.policy.officers_needed - 1
     if chosen.json:
         count = parts_to_shred.studies(selection)
         output.as_json({"request": request_id, "studies": count, "officer": who.name, "approvals_missing": missing})

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from coffer.server.dimse.protocol import pdu
 from coffer.server.dimse.protocol.pdu import ProtocolError
+from coffer.server.identity.claim import UserIdentity
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 
@@ -27,6 +28,8 @@ _ROLES: Final = struct.Struct(">??")
 _APPLICATION, _ABSTRACT, _TRANSFER, _USER = 0x10, 0x30, 0x40, 0x50
 _CONTEXTS: Final = {pdu.ASSOCIATE_RQ: 0x20, pdu.ASSOCIATE_AC: 0x21}
 _MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLE_SELECTION, _IMPLEMENTATION_VERSION = 0x51, 0x52, 0x54, 0x55
+_IDENTITY, _IDENTITY_RESPONSE = 0x58, 0x59
+_IDENTITY_HEAD: Final = struct.Struct(">BBH")  # PS3.7 Table D.3-14: type, whether a response is wanted, length
 _LONGEST_UID: Final = 64
 
 
@@ -40,12 +43,15 @@ class ContextItem(NamedTuple):
 
 
 class Notices(NamedTuple):
-    """The user information: what we say of ourselves, and the roles (SCU, SCP) by SOP class. `max_pdu` 0: no limit."""
+    """The user information: what we say of ourselves, and the roles (SCU, SCP) by SOP class. `max_pdu` 0: no limit.
+    `identity` is stated in a request; an answer states that it was accepted (`answers_identity`)."""
 
     max_pdu: int
     implementation_class: str
     implementation_version: str
     roles: Mapping[str, tuple[bool, bool]]
+    identity: UserIdentity | None = None
+    answers_identity: bool = False
 
 
 class Associate(NamedTuple):
@@ -56,6 +62,7 @@ class Associate(NamedTuple):
     contexts: tuple[ContextItem, ...]
     max_pdu: int
     roles: Mapping[str, tuple[bool, bool]]
+    identity: UserIdentity | None = None
 
 
 def titles(calling_ae: str, called_ae: str) -> bytes:
@@ -82,14 +89,15 @@ def decode(kind: int, body: bytes) -> Associate:
     if len(body) < _FIELDS.size:
         raise _unreadable()
     application, contexts, max_pdu, roles = "", list[ContextItem](), 0, dict[str, tuple[bool, bool]]()
+    identity = None
     for item, value in _items(body[_FIELDS.size :]):
         if item == _APPLICATION:
             application = _uid(value)
         elif item == _CONTEXTS[kind]:
             contexts.append(_decoded_context(kind, value))
         elif item == _USER:
-            max_pdu, roles = _decoded_notices(value)
-    return Associate(_FIELDS.unpack_from(body)[1], application, tuple(contexts), max_pdu, roles)
+            max_pdu, roles, identity = _decoded_notices(value)
+    return Associate(_FIELDS.unpack_from(body)[1], application, tuple(contexts), max_pdu, roles, identity)
 
 
 def _encoded_context(context: ContextItem) -> bytes:
@@ -121,11 +129,31 @@ def _encoded_notices(notices: Notices) -> bytes:
     ]
     for uid, both in notices.roles.items():
         items.append(_item(_ROLE_SELECTION, _LENGTH.pack(len(uid)) + uid.encode("ascii") + _ROLES.pack(*both)))
+    if notices.identity is not None:
+        items.append(_item(_IDENTITY, _encoded_identity(notices.identity)))
+    if notices.answers_identity:
+        items.append(_item(_IDENTITY_RESPONSE, _LENGTH.pack(0)))  # PS3.7 Table D.3-15: empty for these types
     return b"".join(items)
 
 
-def _decoded_notices(value: bytes) -> tuple[int, dict[str, tuple[bool, bool]]]:
-    max_pdu, roles = 0, dict[str, tuple[bool, bool]]()
+def _encoded_identity(identity: UserIdentity) -> bytes:
+    head = _IDENTITY_HEAD.pack(identity.kind, identity.wants_response, len(identity.primary))
+    return head + identity.primary + _LENGTH.pack(len(identity.secondary)) + identity.secondary
+
+
+def _decoded_identity(content: bytes) -> UserIdentity:
+    if len(content) < _IDENTITY_HEAD.size:
+        raise _unreadable()
+    kind, wants_response, length = _IDENTITY_HEAD.unpack_from(content)
+    middle = _IDENTITY_HEAD.size + length
+    start = middle + _LENGTH.size
+    if len(content) < start or len(content) != start + int.from_bytes(content[middle:start], "big"):
+        raise _unreadable()
+    return UserIdentity(kind, content[_IDENTITY_HEAD.size : middle], content[start:], wants_response == 1)
+
+
+def _decoded_notices(value: bytes) -> tuple[int, dict[str, tuple[bool, bool]], UserIdentity | None]:
+    max_pdu, roles, identity = 0, dict[str, tuple[bool, bool]](), None
     for item, content in _items(value):
         if item == _MAXIMUM_LENGTH:
             if len(content) != _MAX_LENGTH.size:
@@ -136,7 +164,9 @@ def _decoded_notices(value: bytes) -> tuple[int, dict[str, tuple[bool, bool]]]:
             if len(content) != end + _ROLES.size:
                 raise _unreadable()
             roles[_uid(content[_LENGTH.size : end])] = _ROLES.unpack_from(content, end)
-    return max_pdu, roles
+        elif item == _IDENTITY:
+            identity = _decoded_identity(content)
+    return max_pdu, roles, identity
 
 
 def _item(kind: int, value: bytes) -> bytes:

@@ -16,6 +16,7 @@ from coffer.server.dimse.protocol.associate import ContextItem, Notices
 from coffer.server.dimse.protocol.channel import Context
 from coffer.server.dimse.protocol.pdu import ProtocolError
 from coffer.server.dimse.protocol.sop_classes import OTHER_CLASSES, STORAGE_CLASSES
+from coffer.server.identity.claim import UserIdentity
 from coffer.server.services.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
@@ -62,6 +63,7 @@ class AssociationRequest:
     offers: tuple[Offer, ...]
     max_pdu: int
     repeated: bytes
+    identity: UserIdentity | None = None
     answers: dict[tuple[bool, int], tuple[bytes, Mapping[int, Context]]] = field(init=False, default_factory=dict)
 
 
@@ -78,6 +80,7 @@ class Rejection:
 WRONG_APPLICATION_CONTEXT: Final = Rejection(1, 1, 2, "application-context")
 UNKNOWN_CALLING_AE: Final = Rejection(1, 1, 3, "calling-ae")
 UNKNOWN_CALLED_AE: Final = Rejection(1, 1, 7, "called-ae")
+UNPROVED: Final = Rejection(1, 1, 1, "user-identity")  # PS3.7 D.3.3.7.1: no reason is given
 TOO_MANY: Final = Rejection(2, 3, 2, "limit")
 CONGESTED: Final = Rejection(2, 3, 1, "congestion")
 
@@ -85,7 +88,10 @@ CONGESTED: Final = Rejection(2, 3, 1, "congestion")
 def parse_request(body: bytes) -> AssociationRequest:
     """Decode the body of an A-ASSOCIATE-RQ. Raises ProtocolError for anything else."""
     is_kept = len(body) <= _REMEMBERED_BYTES and _USER_IDENTITY not in body
-    return _remembered(body) if is_kept else _parsed(body)
+    request = _remembered(body) if is_kept else _parsed(body)
+    if is_kept and request.identity is not None:  # its reserved byte was not 0
+        _remembered.cache_clear()
+    return request
 
 
 def _parsed(body: bytes) -> AssociationRequest:
@@ -95,7 +101,9 @@ def _parsed(body: bytes) -> AssociationRequest:
     ids = [offer.context_id for offer in offers]
     if len(ids) > _MAX_CONTEXTS or len(set(ids)) != len(ids) or not all(i % 2 and 0 < i < 256 for i in ids):
         raise ProtocolError("presentation context ids are not odd and distinct", pdu.INVALID_VALUE)
-    return AssociationRequest(calling, called, read.application_context, offers, read.max_pdu, read.repeated)
+    return AssociationRequest(
+        calling, called, read.application_context, offers, read.max_pdu, read.repeated, read.identity
+    )
 
 
 def _offer(context: ContextItem, roles: Mapping[str, tuple[bool, bool]]) -> Offer:
@@ -142,7 +150,7 @@ def _answer(request: AssociationRequest, *, accept_unknown: bool, max_pdu: int) 
             results.append(ContextItem(offer.context_id, (IMPLICIT_LE,), result=chosen))
     accepted = {context.abstract_syntax for context in contexts.values()}
     roles = _roles(offer for offer in request.offers if offer.abstract_syntax in accepted)
-    answer = associate.encode(pdu.ASSOCIATE_AC, request.repeated, results, _notices(max_pdu, roles))
+    answer = associate.encode(pdu.ASSOCIATE_AC, request.repeated, results, _notices(max_pdu, roles, request.identity))
     return answer, MappingProxyType(contexts)
 
 
@@ -177,5 +185,8 @@ def parse_accept(body: bytes, offers: Sequence[Offer]) -> tuple[dict[int, Contex
     return contexts, read.max_pdu
 
 
-def _notices(max_pdu: int, roles: Mapping[str, tuple[bool, bool]]) -> Notices:
-    return Notices(max_pdu, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, roles)
+def _notices(max_pdu: int, roles: Mapping[str, tuple[bool, bool]], accepted: UserIdentity | None = None) -> Notices:
+    answers_identity = accepted is not None and accepted.wants_response
+    return Notices(
+        max_pdu, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, roles, answers_identity=answers_identity
+    )

@@ -30,7 +30,7 @@ def serve_move(operation: Operation) -> None:
     identifier = operation.read_identifier()
     try:
         destination = Destination.of(operation)
-        work, instances = plan(operation, identifier, negotiation.MOVE)
+        work, instances = plan(operation, identifier, negotiation.MOVE, destination.peer.ae_title)
     except Cancelled:
         operation.answer(CANCEL)
         return

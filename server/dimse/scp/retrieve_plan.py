@@ -21,12 +21,13 @@ _MOST_SUB_OPERATIONS: Final = 0xFFFF  # the counters are US
 
 
 def plan(
-    operation: Operation, identifier: bytes, models: Mapping[str, str]
+    operation: Operation, identifier: bytes, models: Mapping[str, str], destination: str = ""
 ) -> tuple[SubOperations, Sequence[Instance]]:
     """The sub-operations of a retrieval and the instances to send, in order of sending.
 
-    `models` names the information model by SOP class. Raises Cancelled when a C-CANCEL comes during the search,
-    DimseStatusError for too many instances, and the errors of `RetrieveService.plan`.
+    `models` names the information model by SOP class; `destination` is the AE title that a C-MOVE sends to. Raises
+    Cancelled when a C-CANCEL comes during the search, DimseStatusError for too many instances, and the errors of
+    `RetrieveService.plan`.
     """
     session, context = operation.session, operation.context
     planned = session.services.retriever.plan(
@@ -34,6 +35,7 @@ def plan(
         implicit=context.transfer_syntax == negotiation.IMPLICIT_LE,
         model=models[context.abstract_syntax],
         caller=session.caller,
+        destination=destination,
         waiting=_CancelCheck(operation),
     )
     count = len(planned.instances)

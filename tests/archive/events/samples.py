@@ -21,6 +21,7 @@ from coffer.archive.events.shreds import (
     StudyShreddedAgain,
 )
 from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
+from coffer.archive.events.users import UsersLoaded
 
 E = TypeVar("E", bound=Event)
 BY: Final = Officer("Meyer", "pacs")
@@ -84,6 +85,7 @@ SAMPLES: Final[tuple[Event, ...]] = (
     ClockConfirmed(confirmed_ms=1_760_000_000_002, doubted_ms=2_075_360_000_000, reason="NTP was down", by=BY),
     LogEpochBegun(epoch=1, holder="golden", why="an example"),
     MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
+    UsersLoaded(users_hash=HASH, users=12, single_officer=False),
 )
 ANY: Final = RekeyOrdered(new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

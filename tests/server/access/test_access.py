@@ -8,7 +8,8 @@ from coffer.keys.errors import AccessDeniedError, InputError
 from coffer.server.access.action import ARCHIVE, Action, PurposeOfUse, Resource
 from coffer.server.access.decision import Policy, policy_of
 from coffer.server.access.principal import Principal, PrincipalKind
-from coffer.server.access.rules import DenialReason, Deny, Duty, Permit
+from coffer.server.access.roles import Duty
+from coffer.server.access.rules import DenialReason, Deny, Permit
 from coffer.server.config.settings import Config, Dimse, Keys, Logging, Peer
 from coffer.server.observe import logs
 from tests.captured_logs import capture_logs
@@ -52,7 +53,7 @@ def test_objects_are_moved_to_peers_only() -> None:
     assert reason(strict, STRANGER, Action.MOVE, Resource.destination("WARD")) is DenialReason.UNKNOWN_PEER
 
 
-@pytest.mark.parametrize("action", sorted(set(Action) - {*SERVICES, Action.MOVE}))
+@pytest.mark.parametrize("action", sorted(set(Action) - {*SERVICES, Action.MOVE, Action.MONITOR}))
 def test_no_peer_administers_and_whoever_has_the_account_does(action: Action) -> None:
     assert reason(policy(), PEER, action) is DenialReason.NOT_FROM_THE_NETWORK
     assert reason(policy(), MEYER, action) is None
@@ -90,6 +91,7 @@ def test_a_denial_is_raised_and_logged_by_names_that_stay() -> None:
             "reason": "unknown-peer",
             "kind": "peer",
             "principal": "STRANGER",
+            "user": "",
             "calling_ae": "STRANGER",
             "host": "192.0.2.7",
             "resource": "archive",

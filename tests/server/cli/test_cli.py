@@ -20,6 +20,7 @@ from tests.conftest import absent
 ROOT = Path(__file__).resolve().parents[3]
 COFFER = Path(sys.executable).with_name("coffer")
 COMMANDS = [
+    "access",
     "checkpoint",
     "clock",
     "completion",
@@ -41,6 +42,7 @@ COMMANDS = [
     "shred",
     "status",
     "tls",
+    "users",
     "verify",
     "versions",
 ]

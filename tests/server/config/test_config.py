@@ -111,6 +111,13 @@ MISTAKES = {
         "is not called with TLS",
         "add tls = true",
     ),
+    "users inside the archive": (
+        "archive = 'a'\n[access]\nusers = 'a/users.toml'\n",
+        3,
+        "the file of users is inside the archive folder",
+        "move it elsewhere",
+    ),
+    "keys of nobody": ("[access]\njwks = 'keys.json'\n", 2, "without access.token_issuer", "add token_issuer"),
     "syntax": ("[dimse]\nport = \n", 2, "not TOML", "correct the syntax"),
     "key twice": ("[dimse]\nport = 1\nport = 2\n", 3, "not TOML", "correct the syntax"),
     "end of file": ("archive = '''a\n\n", 3, "not TOML", "correct the syntax"),
@@ -128,6 +135,17 @@ def test_every_mistake_has_its_line_and_its_remedy(name: str) -> None:
     assert problems[0].line == line
     assert cause in problems[0].cause
     assert remedy in problems[0].remedy
+
+
+def test_users_lie_beside_the_configuration_or_else_beside_the_archive(tmp_path: Path) -> None:
+    file = tmp_path / "etc" / "coffer.toml"
+    file.parent.mkdir()
+    file.write_text("archive = '../data'\n")
+    assert load_config(file).access.users == file.with_name("users.toml")
+    assert load_config(file, tmp_path / "other").access.users == file.with_name("users.toml")
+    assert load_config(None, tmp_path / "data").access.users == tmp_path / "data.users.toml"
+    file.write_text("[access]\nusers = 'staff.toml'\n")
+    assert load_config(file).access.users == file.with_name("staff.toml")
 
 
 def test_all_mistakes_come_at_once_in_the_order_of_their_lines() -> None:

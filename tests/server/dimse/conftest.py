@@ -18,6 +18,7 @@ from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics
 from coffer.server.services.api import Instance, Matches, Planned, StoreOutcome, StoreRequest
+from tests.gates import open_gate
 
 
 class Kept:
@@ -57,7 +58,14 @@ class Memory:
         return Matches(self.matches(identifier))
 
     def plan(
-        self, identifier: bytes, *, implicit: bool, model: str, caller: Principal, waiting: Callable[[], None]
+        self,
+        identifier: bytes,
+        *,
+        implicit: bool,
+        model: str,
+        caller: Principal,
+        destination: str,
+        waiting: Callable[[], None],
     ) -> Planned[Instance]:
         return Planned(self.instances, self.remark)
 
@@ -84,7 +92,9 @@ class InThisProcess:
     def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
         settings = self._config.dimse
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, place.host, self._config, policy_of(self._config), self._memory, self._memory.metrics)
+        gate = open_gate(self._config, place.host)
+        policy = policy_of(self._config)
+        acceptor = Acceptor(pdus, place.host, self._config, policy, self._memory, self._memory.metrics, gate)
         self._associations.begin(acceptor, ended)
 
     def end(self, place: AssociationPlace) -> None:

@@ -12,11 +12,19 @@ from starlette.types import Receive, Scope, Send
 from coffer.keys.errors import ConfigError
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.settings import Http
+from coffer.server.identity.admission import Connected
 from coffer.server.observe.metrics import Metrics
 from coffer.server.web import http
 
 reasons: list[str] = []
 concerns: list[str] = []
+
+
+class Everybody:
+    """Nobody is kept from the pages, as in the open role."""
+
+    def may_monitor(self, authorization: str, by: Connected) -> bool | None:
+        return True
 
 
 def free_port() -> int:
@@ -30,7 +38,7 @@ def app() -> object:
     """The application with readiness from `reasons`."""
     reasons.clear()
     concerns.clear()
-    return http.application(lambda: reasons, Metrics().render, lambda: concerns)
+    return http.application(lambda: reasons, Metrics().render, Everybody(), lambda: concerns)
 
 
 @pytest.fixture
@@ -187,7 +195,7 @@ def test_a_state_that_cannot_be_told_is_no_good_news() -> None:
     def broken() -> list[str]:
         raise MemoryError
 
-    server = http.HttpServer(Http(port=free_port()), http.application(broken, Metrics().render))
+    server = http.HttpServer(Http(port=free_port()), http.application(broken, Metrics().render, Everybody()))
     server.start()
     answer = httpx.get(f"http://127.0.0.1:{server.address[1]}/readyz")
     assert (answer.status_code, answer.json()["reasons"]) == (503, ["the state cannot be determined: MemoryError"])
@@ -208,7 +216,7 @@ def test_what_cannot_be_looked_at_hides_no_reason() -> None:
     def broken() -> list[str]:
         raise MemoryError
 
-    pages = http.application(lambda: ["the keyring stopped"], Metrics().render, broken)
+    pages = http.application(lambda: ["the keyring stopped"], Metrics().render, Everybody(), broken)
     server = http.HttpServer(Http(port=free_port()), pages)
     server.start()
     answer = httpx.get(f"http://127.0.0.1:{server.address[1]}/readyz")

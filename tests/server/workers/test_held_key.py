@@ -14,6 +14,8 @@ from coffer.keys.keyring.shred import schedule
 from coffer.server.access.principal import Principal
 from coffer.server.dimse.protocol.status import OUT_OF_RESOURCES, status_of
 from coffer.server.engine.commit import Committed, Sealed
+from coffer.server.identity.admission import Connected
+from coffer.server.identity.claim import AssociationClaim
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import StoreRequest
 from coffer.server.workers import messages as m
@@ -60,9 +62,11 @@ class CountingLine(Line):
 
 @pytest.fixture
 def line(site: Site) -> Iterator[CountingLine]:
-    wire = Wire(site.desk.add(lambda: None, "192.0.2.8"))
+    wire = Wire(site.desk.add(lambda: None, Connected("192.0.2.8")))
     wire.socket.settimeout(20)
     made = CountingLine(wire)
+    assert made.ask(m.Identify(AssociationClaim("TEST", "COFFER")), m.Identified).found
+    del made.asked[:]
     yield made
     made.close()
 

@@ -9,12 +9,13 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import CofferError
-from coffer.server.access.principal import Principal
+from coffer.server.identity.claim import AssociationClaim
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
 from coffer.server.workers.transport import LineClosed
@@ -29,7 +30,7 @@ evil = hostile_worker.evil
     "raw",
     [
         b"garbage that is no message",
-        m.encode(m.Setup(b"", b"", b"", 1)),
+        m.encode(m.Setup(b"", b"", b"", b"", 1)),
         b"\x94\xa8Answered" + b"\xff" * 40,
         m.encode(["Stored", 0, 1, 1.0]),  # a method of the metrics that is not the workers'
         m.encode(["Render"]),
@@ -60,8 +61,12 @@ def test_half_a_message_holds_nobody_up(site: Site, evil: Worker) -> None:
 IDENTIFIER = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (HONEST,)}, (), implicit=True)
 
 
-def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "study") -> m.Find:
-    return m.Find(identifier, True, model, Principal.peer(calling))
+def find(identifier: bytes = IDENTIFIER, model: str = "study") -> m.Find:
+    return m.Find(identifier, True, model)
+
+
+def claim(calling: str = "TEST", called: str = "COFFER") -> m.Identify:
+    return m.Identify(AssociationClaim(calling, called))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +78,11 @@ def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "st
         m.Renew(b""),
         m.More(),
         find(bytes(2 << 20)),
-        find(calling="A" * 17),
+        claim(),  # a second time
+        claim("A" * 17),
+        claim(called="A" * 17),
         find(model="worklist"),
-        m.Find(IDENTIFIER, True, "study", Principal.person("root", "root", "TEST")),
+        m.Plan(IDENTIFIER, True, "study", "A" * 17),
         m.StudyKeyFor(PartId("1" * 1025)),
         m.Rejected("a patient's name"),
         m.Answered("find", -1, 1.0),
@@ -97,9 +104,21 @@ def test_a_request_that_no_honest_worker_makes_ends_the_line(site: Site, evil: W
     site.check()
 
 
+@pytest.mark.parametrize(
+    "request_", [find(), m.Plan(IDENTIFIER, True, "study"), m.StudyKeyFor(PartId(HONEST)), m.More()]
+)
+def test_nothing_is_answered_before_somebody_was_let_in(site: Site, request_: m.Request) -> None:
+    silent = Worker(site, calling="")
+    silent.send(request_)
+    assert silent.is_ended()
+    site.check()
+
+
 def test_an_association_has_one_caller_and_begins_once(site: Site, evil: Worker) -> None:
-    assert evil.line.ask(find(), m.Rows).is_last
-    evil.send(find(calling="OTHER"))
+    evil.hook = lambda sealed, body: evil.send(
+        m.Commit(msgspec.structs.replace(sealed, source_ae="OTHER"), len(body), "")
+    )
+    assert evil.store("1.2.9.7", 1) != 0
     assert evil.is_ended()
     other = Worker(site)
     other.send(m.AssociationOpened(), m.AssociationOpened())
@@ -117,14 +136,14 @@ def test_a_line_that_ends_counts_its_association_as_ended(site: Site, evil: Work
 
 
 def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, evil: Worker) -> None:
-    places = evil.line.ask(m.Plan(IDENTIFIER, True, "study", Principal.peer("TEST")), m.Places).places
+    places = evil.line.ask(m.Plan(IDENTIFIER, True, "study"), m.Places).places
     assert places
     assert evil.line.ask(m.KeyOf(places[0].study_key_id), m.Key).key_id == places[0].study_key_id
     other = Worker(site)
     other.send(m.KeyOf(places[0].study_key_id))
     assert other.is_ended()
     nothing = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: ("1.2.4.5",)}, (), implicit=True)
-    assert not evil.line.ask(m.Plan(nothing, True, "study", Principal.peer("TEST")), m.Places).places
+    assert not evil.line.ask(m.Plan(nothing, True, "study"), m.Places).places
     evil.send(m.KeyOf(places[0].study_key_id))  # of an earlier plan
     assert evil.is_ended()
 

@@ -1,0 +1,1 @@
+"""`coffer users` and `coffer access`, one command group per module."""

@@ -1,0 +1,169 @@
+"""Who a caller over the network is: its certificate, its token, its password, or where the configuration says so its
+AE title from its address.
+
+Rule: the strongest that is given decides: a wrong proof is never made good by a weaker one. A secret is looked at only
+if the connection is encrypted. Failures are counted by user and by address, and waits are kept.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from coffer.keys.errors import AccessDeniedError
+from coffer.server.access.action import Action
+from coffer.server.access.certificate import PeerCertificate
+from coffer.server.access.decision import Policy
+from coffer.server.access.principal import Principal
+from coffer.server.access.users import User
+from coffer.server.access.users_file import StoredUsers
+from coffer.server.identity.claim import AssociationClaim, IdentityType, Refusal, UserIdentity
+from coffer.server.identity.passwords import is_right
+from coffer.server.identity.throttle import Throttle
+from coffer.server.identity.tokens import Tokens
+from coffer.server.observe.logs import get_logger
+
+__all__ = ["Admission", "Connected"]
+
+_log = get_logger()
+_BEARER: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What the process that accepts connections knows of one: its address, the certificate that it proved, and whether
+    nobody else can read it."""
+
+    host: str
+    certificate: PeerCertificate | None = None
+    is_encrypted: bool = False
+
+
+class Admission:
+    """Says who is there, for both doors. Thread-safe."""
+
+    def __init__(  # noqa: PLR0917  # what proofs are checked with
+        self,
+        stored: StoredUsers,
+        policy: Policy,
+        tokens: Tokens | None = None,
+        count: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+        throttle: Throttle | None = None,
+    ) -> None:
+        """`count` is called for each failed proof; `clock` gives seconds since 1970 UTC."""
+        self.use(stored, policy, tokens)
+        self._count = count
+        self._clock = clock
+        self._throttle = throttle or Throttle()
+
+    def use(self, stored: StoredUsers, policy: Policy, tokens: Tokens | None) -> None:
+        """Judge by these from now on; failures that were counted go on counting."""
+        self._users = stored.directory
+        self._passwords = stored.passwords
+        self._policy = policy
+        self._tokens = tokens
+
+    def is_slow(self, claim: AssociationClaim) -> bool:
+        """Whether judging a claim takes long: a password has to be checked."""
+        return claim.identity is not None and not self._users.is_open
+
+    def associate(self, claim: AssociationClaim, by: Connected) -> Principal | Refusal:
+        """Who calls, if the caller was proved to be a user who may call itself so and may associate.
+
+        Without users everybody is let in who is a known peer, under the AE title claimed.
+        """
+        peer = Principal.peer(claim.calling_ae, claim.called_ae, by.host, by.certificate)
+        if not self._users.is_open:
+            user = self._caller(claim, by)
+            if user is None:
+                self._refused(Refusal.IDENTITY, claim, by)
+                return Refusal.IDENTITY
+            peer = replace(peer, user=user.name)
+            if claim.calling_ae not in user.ae_titles:
+                self._refused(Refusal.CALLING_AE, claim, by)
+                return Refusal.CALLING_AE
+        try:
+            self._policy.require(peer, Action.ASSOCIATE)
+        except AccessDeniedError:  # it is logged
+            return Refusal.CALLING_AE
+        return peer
+
+    def may_monitor(self, authorization: str, by: Connected) -> bool | None:
+        """Whether whoever sends this `Authorization` header over this connection may see reasons and metrics; None if
+        nobody was proved. Without users everybody may."""
+        client = self.request(authorization, by)
+        if not client.user and not self._users.is_open:
+            return None
+        try:
+            self._policy.require(client, Action.MONITOR)
+        except AccessDeniedError:  # it is logged
+            return False
+        return True
+
+    def request(self, authorization: str, by: Connected) -> Principal:
+        """Who sends an HTTP request with this `Authorization` header; without a `user` where nobody was proved."""
+        user = self._by_certificate(by)
+        if user is None and authorization.lower().startswith(_BEARER) and by.is_encrypted:
+            user = self._by_token(authorization[len(_BEARER) :].strip().encode(), by)
+        return Principal.client(user.name if user else "", by.host, by.certificate)
+
+    def _caller(self, claim: AssociationClaim, by: Connected) -> User | None:
+        if claim.identity is not None and claim.identity.kind != IdentityType.USERNAME:
+            user = self._by_identity(claim.identity, by)
+            # Whose certificate it is must be who logs in, if it is anybody's.
+            holder = self._by_certificate(by)
+            return user if holder is None or holder == user else None
+        if by.certificate is not None:
+            return self._by_certificate(by)
+        return self._users.at(claim.calling_ae, by.host)
+
+    def _by_certificate(self, by: Connected) -> User | None:
+        return None if by.certificate is None else self._users.with_certificate(by.certificate)
+
+    def _by_identity(self, identity: UserIdentity, by: Connected) -> User | None:
+        if not by.is_encrypted:
+            return None
+        if identity.kind == IdentityType.TOKEN:
+            return self._by_token(identity.primary, by)
+        if identity.kind == IdentityType.PASSCODE:
+            return self._by_password(identity, by)
+        return None
+
+    def _by_password(self, identity: UserIdentity, by: Connected) -> User | None:
+        name = identity.primary.decode("utf-8", "replace")
+        user = self._users.named(name)
+        counted = f"user {name.casefold()[:64]}", f"address {by.host}"
+        if self._throttle.waits(counted):
+            return None
+        if not is_right(identity.secondary, self._passwords.get(user.name) if user else None):
+            self._failed(*counted)
+            return None
+        self._throttle.succeeded(counted[0])
+        return user
+
+    def _by_token(self, token: bytes, by: Connected) -> User | None:
+        counted = f"address {by.host}"
+        if self._tokens is None or self._throttle.waits((counted,)):
+            return None
+        subject = self._tokens.subject(token, int(self._clock()))
+        user = None if subject is None else self._users.with_subject(subject)
+        if user is None:
+            self._failed(counted)
+        return user
+
+    def _failed(self, *names: str) -> None:
+        self._throttle.failed(names)
+        self._count()
+
+    @staticmethod
+    def _refused(why: Refusal, claim: AssociationClaim, by: Connected) -> None:
+        _log.warning(
+            "nobody was proved to be there who may call itself so",
+            name="identity.refused",
+            reason=why.value,
+            calling_ae=claim.calling_ae,
+            host=by.host,
+            subject=by.certificate.subject if by.certificate else "",
+            kind=claim.identity.kind if claim.identity else 0,
+        )

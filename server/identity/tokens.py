@@ -1,0 +1,96 @@
+"""JSON web tokens (RFC 7519): who signed one, for whom, until when, and the subject that it proves.
+
+Rule: the keys are those of one local file, the algorithms are pinned, and a token brings no key, no address of a key
+and no extension: everything in its header but `alg`, `kid` and `typ` is refused (RFC 8725 3.1, 3.5, 3.10).
+"""
+
+import base64
+import binascii
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from coffer.keys.disk import permissions
+from coffer.keys.errors import ConfigError
+from coffer.server.config.settings import Config
+
+__all__ = ["Tokens", "read_tokens"]
+
+_ALGORITHMS: Final = ["ES256", "Ed25519", "EdDSA", "PS256", "RS256"]
+_HEADER: Final = {"alg", "kid", "typ"}
+_MOST_BYTES: Final = 1 << 20
+_LONGEST_TOKEN: Final = 16 << 10
+_LONGEST_LIFE_SECONDS: Final = 3600
+_REMEDY: Final = "put the issuer's public keys there, as it publishes them (jwks_uri)"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Checks tokens of one issuer for one audience."""
+
+    keys: KeySet
+    issuer: str
+    audience: str
+
+    def subject(self, token: bytes, now: int) -> str | None:
+        """The subject that a token proves at `now` (seconds since 1970 UTC); None if it proves nothing."""
+        if len(token) > _LONGEST_TOKEN or not _has_plain_header(token):
+            return None
+        claims = jwt.JWTClaimsRegistry(
+            now=now,
+            iss={"essential": True, "value": self.issuer},
+            aud={"essential": True, "value": self.audience},
+            exp={"essential": True},
+            sub={"essential": True},
+        )
+        try:
+            found = jwt.decode(token, self.keys, algorithms=_ALGORITHMS)
+            claims.validate(found.claims)
+        except (JoseError, ValueError, TypeError, KeyError):
+            return None
+        subject, expires = found.claims["sub"], found.claims["exp"]
+        is_short = isinstance(expires, int) and expires <= now + _LONGEST_LIFE_SECONDS
+        return subject if is_short and isinstance(subject, str) and subject else None
+
+
+def read_tokens(config: Config) -> Tokens | None:
+    """What checks tokens; None where no keys are configured.
+
+    Raises ConfigError for a file that others may write, that cannot be read, or that holds anything but public keys.
+    """
+    access = config.access
+    if access.jwks is None:
+        return None
+    keys = KeySet.import_key_set(_public_keys(access.jwks))
+    return Tokens(keys, access.token_issuer, access.token_audience or config.dimse.ae_title)
+
+
+def _public_keys(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            permissions.require_trusted(Path(os.path.realpath(path)), os.fstat(file.fileno()), "the file of keys")
+            found = json.loads(file.read(_MOST_BYTES))
+        keys = found["keys"]
+        if keys and all(each["kty"] in {"EC", "RSA", "OKP"} and "d" not in each for each in keys):
+            return found
+    except OSError as error:
+        raise ConfigError(f"the file of keys {path} cannot be read: {error.strerror}", hint=_REMEDY) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the file of keys {path} is no JWK set", hint=_REMEDY) from error
+    raise ConfigError(f"the file of keys {path} holds something other than public keys", hint=_REMEDY)
+
+
+def _has_plain_header(token: bytes) -> bool:
+    """Whether the header names nothing but algorithm, key id and type."""
+    head = token.partition(b".")[0]
+    try:
+        header = json.loads(base64.urlsafe_b64decode(head + b"=" * (-len(head) % 4)))
+    except (binascii.Error, ValueError):
+        return False
+    return isinstance(header, dict) and set(header) <= _HEADER and header.get("alg") in _ALGORITHMS
