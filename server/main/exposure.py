@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator
 
 from coffer.keys.errors import ConfigError
-from coffer.server.access.users import OPEN_ROLE
 from coffer.server.config.settings import Config
 
 __all__ = ["exposed", "require_covered"]
@@ -28,7 +27,7 @@ def require_covered(config: Config) -> None:
             "there are no users, so everybody who reaches this server may do everything, and "
             f"{' and '.join(found)} is not loopback",
             hint="add users with coffer users add, or listen on 127.0.0.1; for a test network: coffer serve "
-            f"--insecure-{OPEN_ROLE}-role",
+            "--insecure-open-role",
         )
 
 

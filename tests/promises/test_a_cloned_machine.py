@@ -30,7 +30,7 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
-from coffer.keys.store.sums import RowSums, sum_key
+from coffer.keys.store.sums import FOLD_KEY, RowSums, sum_key
 from tests.archive.body.test_body import drafted, sealed_bytes
 from tests.archive.events.samples import SAMPLES
 
@@ -86,15 +86,16 @@ def of_a_wrapped_kek(folder: Path, content: int) -> bytes:
 
 
 def of_a_sum_of_the_index(_: Path, content: int) -> bytes:
-    keyed = RowSum.under(KEY, ZEROS)
-    total = keyed.total()
+    batch = RowSum.under(KEY, ZEROS).batch()
+    total = batch.total()
     total.add("study", b"ref", b"%d" % content)
-    return keyed.sealed(total)[:16]
+    return batch.sealed(total, b"place")[:16]
 
 
 def of_a_sum_of_the_keyring(_: Path, content: int) -> bytes:
-    row = b"J" + bytes(16), b"%d" % content
-    return RowSums.under(KEY, ZEROS).first(dict([row]))[sum_key(0)][8:24]
+    sums = RowSums.under(KEY, ZEROS)
+    rows = {b"J" + bytes(16): b"%d" % content, FOLD_KEY: sums.first_fold()}
+    return sums.first(rows)[sum_key(0)][24:40]
 
 
 def of_key_shares(_: Path, content: int) -> bytes:
@@ -153,8 +154,11 @@ def test_no_two_keys_of_a_new_archive_are_equal(tmp_path: Path) -> None:
         assert len({each.reveal() for each in own}) == 5
 
 
-# Bytes drawn for anything but a salt, a nonce or a key: ids, names of files, and the salt of a stretched passphrase.
+# Bytes drawn for anything but a salt, a nonce or a key: ids, names of files, and salts of stretched words.
 DRAWN = {
+    "index/backends/row_sum.py": 1,  # for the nonces of one batch, which are hedged
+    "keys/store/sums.py": 2,  # lineages: what a clone draws again is the same lineage
+    "server/identity/passwords.py": 2,
     "keys/clock.py": 1,
     "keys/crypto/hedge.py": 2,
     "keys/crypto/shamir.py": 1,  # its source is hedged

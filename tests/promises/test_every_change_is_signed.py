@@ -198,7 +198,8 @@ CHANGE_NO_KEYRING = {
     "get", "find", "versions", "verify", "recover show", "mark show", "scrub show", "scrub acknowledge",
     "checkpoint show", "checkpoint prove-inclusion", "checkpoint prove-consistency", "checkpoint check", "status",
     "clock show", "keys audit", "keys export", "keys list", "shred list", "shred check", "hold list", "config check",
-    "completion",
+    "completion", "access explain", "reload", "tls check", "tls init",
+    "users add", "users change", "users list", "users passwd", "users remove",  # a file beside the configuration
 }  # fmt: skip
 BEGIN_ONE = {"init", "serve", "demo"}  # the keyring that they make is the first; a server signs every minute
 

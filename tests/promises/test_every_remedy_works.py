@@ -58,8 +58,9 @@ CASES: Final[dict[tuple[str, Callable[[Path], None]], Codes]] = {
     ("keyring", remove): {"recover": 1, **each((*KEYED, "keys"), 5)},
     **{("index", fault): {"verify": 1, **each(("status", "find"), 3)} for fault in (empty,)},
     **{("index", fault): {"verify": 1, **each(KEYED, 3)} for fault in (damage, fold, pipe)},
-    ("index", remove): each(("status", "find"), 5),
-    **{("segment", fault): {**SIGNED, "put": 13, "find": 6} for fault in (empty, remove)},
+    ("index", remove): each(("status", "find"), 6),
+    ("segment", empty): {**SIGNED, "put": 3, "find": 6},
+    ("segment", remove): {**SIGNED, "put": 13, "find": 6},
 }
 SERVES: Final = frozenset({"mark", "latest", "history", "endorsements", "segment"})
 
@@ -75,7 +76,7 @@ def named(file: str, folder: Path) -> tuple[str, ...]:
     if file == "passphrase":  # a wrong one may as well be the wrong key file
         return str(folder / path), str(folder / FILES["key"])
     if file == "segment":
-        return "the log ends here", "the log ends at record", "another state of the log"
+        return "segment 1: ", "the log ends here", "the log ends at record", "another state of the log"
     if file == "archive":
         return str(folder / path), f"{folder / 'archive'} holds an archive, and its archive.json is missing"
     if file in {"latest", "history", "endorsements"}:

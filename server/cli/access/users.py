@@ -57,7 +57,7 @@ def add(chosen: Chosen, /, name: str, **given: Any) -> None:
 
     def added(stored: StoredUsers) -> StoredUsers:
         if stored.directory.named(name) is not None:
-            raise InputError(f"there is a user {name} already", hint="coffer users change changes it")
+            raise InputError(f"there is a user {name} already", hint="coffer users change NAME changes it")
         return _with(stored, (*stored.directory.users, user))
 
     _change(admitted, added)

@@ -38,7 +38,7 @@ def check(chosen: Chosen, peer: str | None) -> None:
 
     config = chosen.admit(Action.CHECK_TLS).config
     if config.tls.certificate_file == Path():
-        raise ConfigError("no TLS is configured", hint="add [tls] to coffer.toml; `coffer tls init` makes files")
+        raise ConfigError("no TLS is configured", hint="add [tls] to coffer.toml; coffer tls init FOLDER makes files")
     target = next((each for each in config.peers if each.ae_title == peer), None)
     if peer is not None and target is None:
         raise NotFoundError(f"there is no peer {peer}", hint="name one of [[peers]] in coffer.toml")
