@@ -60,7 +60,9 @@ class Quit(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The worker's answer to `Setup`."""
+    """The worker's answer to `Setup`: what the kernel could not forbid it (`server.confine`)."""
+
+    unconfined: tuple[str, ...]
 
 
 class Pulse(_Message, frozen=True):
@@ -239,6 +241,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
 decode_order: Final = msgspec.msgpack.Decoder(Order).decode
 decode_request: Final = msgspec.msgpack.Decoder(Request).decode
+decode_ready: Final = msgspec.msgpack.Decoder(Ready).decode
 decode_pulse: Final = msgspec.msgpack.Decoder(Pulse).decode
 decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
 

@@ -1,9 +1,10 @@
 """A worker: a process that serves the associations passed to it, and keeps no state of its own.
 
 Rule: it opens the log for reading only, has only the keys that it requests, and ends with the process that started it:
-what was not acknowledged by then never will be. Of the keyring it reads the feed of removed keys, so that none of them
-is used here any longer. Started as `python -I -m coffer.server.workers FD`; -I, because a folder named `archive` where
-the server was started is not our package.
+what was not acknowledged by then never will be. It is confined (`server.confine`) before it serves anybody. Of the
+keyring it reads the feed of removed keys, so that none of them is used here any longer. Started as
+`python -I -m coffer.server.workers FD`; -I, because a folder named `archive` where the server was started is not our
+package.
 """
 
 import contextlib
@@ -31,6 +32,8 @@ from coffer.keys.memory.heap import sweep
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
+from coffer.server.confine.confine import confine
+from coffer.server.confine.needs import Needs, is_name, python_files
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.protocol.connection import Connection
@@ -41,6 +44,7 @@ from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_ou
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
 from coffer.server.workers import messages
+from coffer.server.workers.checks import body_limits
 from coffer.server.workers.messages import (
     End,
     Pulse,
@@ -70,21 +74,34 @@ def _decode_config(data: bytes) -> Config:
     return msgspec.json.decode(data, type=Config, dec_hook=path)
 
 
+def needs_of(config: Config, folder: ArchiveFolder) -> Needs:
+    """What a worker of this archive needs of the kernel once it has the keyring's feed open: Python, the segments to
+    read, the spool to write, the ports of the C-MOVE destinations."""
+    return Needs(
+        read=(*python_files(), folder.segments),
+        write=(folder.spool,),
+        ports=frozenset(peer.port for peer in config.peers),
+        resolves=any(is_name(peer.host) for peer in config.peers),
+        file_bytes=body_limits(config.limits)[1],
+    )
+
+
 class Worker:
-    """One worker's state."""
+    """One worker's state. `unconfined` lists what the kernel could not forbid it."""
 
     def __init__(self, setup: Setup) -> None:
         self._config = config = _decode_config(setup.config)
         logs.configure(config.log)
+        folder = ArchiveFolder.open(config.archive)
+        self._feed = KeyringView(folder.keyring).changes  # its folder cannot be opened any more afterwards
+        self.unconfined = confine(needs_of(config, folder))  # before the first thread, and before the first stranger
         logs.run_in_background()
         selftest.require()
         logs.use_id_key(Secret(setup.log_id_key))
-        folder = ArchiveFolder.open(config.archive)
         self._archive_id = setup.archive_id
         room = FreeSpace(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
-        self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
         self._has_dropped = False  # keys, since the heap was swept
         self._policy = policy_of(config)
@@ -187,7 +204,7 @@ def run(control: Wire) -> None:
             case Setup():
                 worker = Worker(order)
                 keep_objects()
-                control.send(messages.encode(Ready()))
+                control.send(messages.encode(Ready(worker.unconfined)))
                 worker.pulse(control)
             case Serve(host, number) if worker is not None:
                 worker.serve(host, number, control.take_fds())
