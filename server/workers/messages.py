@@ -4,7 +4,8 @@ Rule: both ends are the same version of Coffer on one machine, started by one pr
 message that does not decode is an internal error. Every request except `Stop` and `ObserverCall` has one reply.
 """
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -69,7 +70,9 @@ class Quit(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The worker's answer to `Setup`."""
+    """The worker's answer to `Setup`: what the kernel could not forbid it (`server.confine`)."""
+
+    unconfined: tuple[str, ...]
 
 
 class Pulse(_Message, frozen=True):
@@ -258,10 +261,25 @@ Reply = Identified | Key | Renewed | Done | Rows | Places | Failed
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
-decode_order: Final = msgspec.msgpack.Decoder(Order).decode
-decode_request: Final = msgspec.msgpack.Decoder(Request).decode
-decode_pulse: Final = msgspec.msgpack.Decoder(Pulse).decode
-decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
+T = TypeVar("T")
+
+
+def _decoding(decoder: msgspec.msgpack.Decoder[T]) -> Callable[[bytes], T]:
+    def decode(data: bytes) -> T:
+        """The message. Raises msgspec.DecodeError for bytes that are none."""
+        try:
+            return decoder.decode(data)
+        except (UnicodeError, RecursionError, OverflowError) as error:  # msgspec lets these through
+            raise msgspec.DecodeError(type(error).__name__) from None  # the error itself would hold the bytes
+
+    return decode
+
+
+decode_order: Final = _decoding(msgspec.msgpack.Decoder(Order))
+decode_request: Final = _decoding(msgspec.msgpack.Decoder(Request))
+decode_ready: Final = _decoding(msgspec.msgpack.Decoder(Ready))
+decode_pulse: Final = _decoding(msgspec.msgpack.Decoder(Pulse))
+decode_reply: Final = _decoding(msgspec.msgpack.Decoder(Reply))
 
 
 def failed(error: CofferError) -> Failed:

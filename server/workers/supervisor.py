@@ -41,6 +41,7 @@ _READY_SECONDS: Final = 30.0
 _PULSE_SECONDS: Final = 15.0  # silent for twice as long, a worker hangs; once may be a pause of the whole machine
 _LONGEST_PULSE: Final = 1 << 20  # bytes; some twenty for each association
 _DYING_SECONDS: Final = 2.0
+_KERNEL: Final = "use Linux 6.12 or later on x86_64 with Landlock and seccomp (docs/security/hardening.md)"
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +69,7 @@ class Workers:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._lost_lines = 0  # of workers that have ended
+        self._unconfined: tuple[str, ...] = ()  # what the kernel could not forbid the latest worker
         self._workers: list[_WorkerProcess | None] = []
         self._keepers = [
             Watched("a worker process", partial(self._keep, number), self._stopping) for number in range(self._count)
@@ -112,11 +114,21 @@ class Workers:
         try:
             outlet = () if self._outlet is None else (self._outlet.fileno(),)
             worker.control.send(messages.encode(self._setup), outlet)
-            worker.control.receive()
-        except LineClosed as error:
+            ready = messages.decode_ready(worker.control.receive())
+        except (LineClosed, msgspec.MsgspecError) as error:
             raise UnavailableError("a worker process does not start", hint="see the log lines above") from error
         worker.control.socket.settimeout(None)
+        self._note_unconfined(ready.unconfined)
         worker.is_ready = True
+
+    def _note_unconfined(self, what: tuple[str, ...]) -> None:
+        """Log once what the kernel cannot forbid the workers."""
+        with self._lock:
+            is_new, self._unconfined = what != self._unconfined, what
+        if is_new and what:
+            _log.warning(
+                "worker processes are not fully confined", name="worker.unconfined", missing=list(what), remedy=_KERNEL
+            )
 
     def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
         """Pass a connection to the worker with the fewest. `ended` is called once, when its association has ended.
@@ -206,6 +218,8 @@ class Workers:
         found = [f"a worker process is short of {what}" for what in sorted(self.short_of())]
         if self._setup is not None and any(worker is None or not worker.is_ready for worker in list(self._workers)):
             found.append("a worker process died and is started again")
+        if self._unconfined:
+            found.append(f"worker processes are not confined as to {', '.join(self._unconfined)}: {_KERNEL}")
         return found
 
     def short_of(self) -> set[str]:

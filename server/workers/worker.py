@@ -1,8 +1,9 @@
 """A worker: a process that serves the associations passed to it, and keeps no state of its own.
 
 Rule: it opens the log for reading only, has only the keys that it requests, and ends with the process that started it:
-what was not acknowledged by then never will be. Of the keyring it reads the feed of removed keys, so that none of them
-is used here any longer. Started by `server.host.child` as the module `coffer.server.workers`.
+what was not acknowledged by then never will be. It is confined (`server.confine`) before it serves anybody. Of the
+keyring it reads the feed of removed keys, so that none of them is used here any longer. Started by `server.host.child`
+as the module `coffer.server.workers`.
 """
 
 import contextlib
@@ -28,6 +29,9 @@ from coffer.server.access.decision import policy_of
 from coffer.server.access.users import NOBODY
 from coffer.server.access.users_file import decode as decode_users
 from coffer.server.config.passing import decode_config
+from coffer.server.config.settings import Config
+from coffer.server.confine.confine import confine
+from coffer.server.confine.needs import Needs, is_name, python_files
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.outlet import Outlet
@@ -40,6 +44,7 @@ from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_ou
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
 from coffer.server.workers import messages
+from coffer.server.workers.checks import body_limits
 from coffer.server.workers.messages import (
     End,
     Pulse,
@@ -57,21 +62,35 @@ _LOOK_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 1.0
 
 
+def needs_of(config: Config, folder: ArchiveFolder) -> Needs:
+    """What a worker of this archive needs of the kernel once it has the keyring's feed open: Python, the segments to
+    read, the spool to write, the ports of the C-MOVE destinations without TLS (the others: `server.dimse.outlet`)."""
+    plain = [peer for peer in config.peers if not peer.tls]
+    return Needs(
+        read=(*python_files(), folder.segments),
+        write=(folder.spool,),
+        ports=frozenset(peer.port for peer in plain),
+        resolves=any(is_name(peer.host) for peer in plain),
+        file_bytes=body_limits(config.limits)[1],
+    )
+
+
 class Worker:
-    """One worker's state."""
+    """One worker's state. `unconfined` lists what the kernel could not forbid it."""
 
     def __init__(self, setup: Setup, outlet: socket.socket | None) -> None:
         self._config = config = decode_config(setup.config)
         logs.configure(config.log)
+        folder = ArchiveFolder.open(config.archive)
+        self._feed = KeyringView(folder.keyring).changes  # its folder cannot be opened any more afterwards
+        self.unconfined = confine(needs_of(config, folder))  # before the first thread, and before the first stranger
         logs.run_in_background()
         selftest.require()
         logs.use_id_key(Secret(setup.log_id_key))
-        folder = ArchiveFolder.open(config.archive)
         self._archive_id = setup.archive_id
         room = FreeSpace(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
-        self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
         self._has_dropped = False  # keys, since the heap was swept
         self.use(setup.users)
@@ -182,7 +201,7 @@ def run(control: Wire) -> None:
                 fd = control.take_fd()
                 worker = Worker(order, None if fd is None else socket.socket(fileno=fd))
                 keep_objects()
-                control.send(messages.encode(Ready()))
+                control.send(messages.encode(Ready(worker.unconfined)))
                 worker.pulse(control)
             case Users(users) if worker is not None:
                 worker.use(users)
