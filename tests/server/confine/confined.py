@@ -16,6 +16,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.inspect.view import KeyringView
 from coffer.server.config.settings import Config, Keys, Peer
 from coffer.server.confine.confine import confine
+from coffer.server.workers.checks import body_limits
 from coffer.server.workers.worker import needs_of
 
 HOST = "127.0.0.1"
@@ -53,6 +54,15 @@ def fast_open(port: int) -> None:
         sock.sendto(b"x", socket.MSG_FASTOPEN, (HOST, port))
 
 
+def enlarge(path: Path, size: int) -> None:
+    """Make a file of this size, of holes, and remove it."""
+    with path.open("wb") as file:
+        try:
+            file.truncate(size)
+        finally:
+            path.unlink()
+
+
 def main() -> None:
     """Run."""
     mode, archive, key, permitted, other = sys.argv[1:]
@@ -61,6 +71,7 @@ def main() -> None:
     folder = ArchiveFolder.open(config.archive)
     feed = KeyringView(folder.keyring).changes
     lacking = confine(needs_of(config, folder)) if mode == "confined" else ()
+    largest = body_limits(config.limits)[1]
     spooled = folder.spool / "0123456789abcdef.sealed"
     actions: dict[str, Callable[[], object]] = {
         "read the key file": lambda: Path(key).read_bytes(),
@@ -79,11 +90,13 @@ def main() -> None:
         "speak another protocol": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP),
         "connect to another port": lambda: socket.create_connection((HOST, int(other))),
         "connect to another port at once": lambda: fast_open(int(other)),
+        "make a file larger than any object": lambda: enlarge(folder.spool / "large", largest + 1),
         "connect to a destination": lambda: socket.create_connection((HOST, int(permitted))),
         "read the log": lambda: [path.read_bytes() for path in folder.segments.iterdir()],
         "write a spool file": lambda: spooled.write_bytes(b"x"),
         "remove a spool file": spooled.unlink,
         "follow the keyring's feed": lambda: feed(0),
+        "make a file as large as an object": lambda: enlarge(folder.spool / "large", largest),
         "import": lambda: __import__("xmlrpc.client"),
         "find a host by its name": lambda: socket.getaddrinfo("localhost", int(permitted)),
         "start a thread": lambda: in_thread(lambda: None),

@@ -25,6 +25,7 @@ NEEDED = {
     "write a spool file",
     "remove a spool file",
     "follow the keyring's feed",
+    "make a file as large as an object",
     "import",
     "find a host by its name",
     "start a thread",
