@@ -18,7 +18,6 @@ from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.instance.entry import Identity, could_be_extracted, extract
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import InputError
-from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Limits
 from coffer.server.dimse.protocol import associate, negotiation, pdu
 from coffer.server.dimse.protocol import command as dimse
@@ -27,6 +26,7 @@ from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from coffer.server.dimse.protocol.pdu import ProtocolError
 from coffer.server.engine.commit import Sealed
+from coffer.server.identity.claim import AssociationClaim, IdentityType, UserIdentity
 from coffer.server.workers import checks
 from coffer.server.workers import messages as m
 from coffer.server.workers.checks import BrokenRule, Now
@@ -118,8 +118,8 @@ def _message(data: bytes) -> None:
             assert "/" not in path
             assert could_be_extracted(sealed.entry)
             assert m.decode_request(m.encode(request)) == request
-        case m.Find(caller=caller) | m.Plan(caller=caller):
-            assert caller == Principal.peer(caller.ae_title, caller.called_ae, caller.host)
+        case m.Identify(claim):
+            assert m.decode_request(m.encode(request)) == request, claim
 
 
 def _identifier(data: bytes) -> None:
@@ -174,13 +174,13 @@ def _messages() -> tuple[bytes, ...]:
         bytes(16), bytes(32), b"", 0, EXPLICIT_LE, len(data), _NOW.clock_ms, _NOW.monotonic, "CALLING", entry
     )
     filed = msgspec.structs.replace(sealed, body_sha256=bytes(32), previous=bytes(32))
-    caller = Principal.peer("CALLING", "CALLED", "192.0.2.7")
     query = _dataset(implicit=True)
     requests: list[m.Request] = [
         m.Commit(sealed, 5000, ""), m.Commit(filed, 5000, "0123456789abcdef.sealed"), m.StudyKeyFor(PartId("1.2.3")),
-        m.KeyOf(bytes(16)), m.Renew(bytes(16)), m.Find(query, True, "study", caller),
-        m.Plan(query, True, "patient", caller), m.More(), m.Stop(), m.AssociationOpened(), m.AssociationClosed(),
+        m.KeyOf(bytes(16)), m.Renew(bytes(16)), m.Find(query, True, "study"),
+        m.Plan(query, True, "patient", "DEST"), m.More(), m.Stop(), m.AssociationOpened(), m.AssociationClosed(),
         m.Rejected("limit"), m.Answered("store", 0, 0.5), m.Sent("get", 1, 2),
+        m.Identify(AssociationClaim("CALLING", "CALLED", UserIdentity(IdentityType.PASSCODE, b"user", b"word"))),
     ]  # fmt: skip
     return (*map(m.encode, requests), m.encode(m.Pulse("", 0, [(1, 2.0, True)])), m.encode(m.Ready(("a",))))
 

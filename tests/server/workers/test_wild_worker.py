@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.instance.identity import PartId
-from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Sealed
+from coffer.server.identity.claim import AssociationClaim, IdentityType, UserIdentity
 from coffer.server.workers import messages as m
 from coffer.server.workers.transport import SEALS, LineClosed
 from tests.server import hostile_worker
 from tests.server.hostile_worker import EVIL, HONEST, Site, Worker
 
 site = hostile_worker.site
-CALLER = Principal.peer("TEST", "", "192.0.2.7")
 QUERY = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (HONEST,)}, (), implicit=True)
 OUTSIDE = ("/etc/passwd", "../../key", "../archive.json", "../keyring/data.mdb")
 
@@ -77,7 +76,7 @@ def opened() -> Iterator[list[str]]:
 def foreign(site: Site) -> bytes:
     """The id of the key of a study that the honest worker stored."""
     line = Worker(site).line
-    (place, *_) = line.ask(m.Plan(QUERY, True, "study", CALLER), m.Places).places
+    (place, *_) = line.ask(m.Plan(QUERY, True, "study"), m.Places).places
     line.close()
     return place.study_key_id
 
@@ -87,9 +86,10 @@ def samples(sealed: Sealed, length: int, foreign: bytes) -> list[m.Request]:
     filed = msgspec.structs.replace(sealed, body_sha256=bytes(32))
     return [
         m.Commit(sealed, length, ""), m.Commit(filed, length, "0123456789abcdef.sealed"), m.StudyKeyFor(PartId(EVIL)),
-        m.KeyOf(foreign), m.Renew(foreign), m.Find(QUERY, True, "study", CALLER),
-        m.Plan(QUERY, True, "study", CALLER), m.More(), m.Stop(), m.AssociationOpened(), m.AssociationClosed(),
+        m.KeyOf(foreign), m.Renew(foreign), m.Find(QUERY, True, "study"),
+        m.Plan(QUERY, True, "study"), m.More(), m.Stop(), m.AssociationOpened(), m.AssociationClosed(),
         m.Rejected("limit"), m.Answered("find", 0, 0.1), m.Sent("get", 1, 1),
+        m.Identify(AssociationClaim("OTHER", "COFFER", UserIdentity(IdentityType.PASSCODE, b"user", b"word"))),
     ]  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def answers(evil: Worker) -> Iterator[m.Reply]:
 
 KINDS = (
     "commit from memory", "commit from a file", "study key", "key", "renew", "find", "plan", "more", "stop", "opened",
-    "closed", "rejected", "answered", "sent",
+    "closed", "rejected", "answered", "sent", "identify",
 )  # fmt: skip
 
 
