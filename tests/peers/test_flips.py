@@ -41,8 +41,8 @@ class Part(NamedTuple):
 def parts(segment: Path) -> list[Part]:
     """What a segment consists of, read as archive/FORMAT.md says and not as the verifier does."""
     content = segment.read_bytes()
-    out, at = [Part(0, 96, None)], 96
-    while content[at : at + 4] == content[96:100]:
+    out, at = [Part(0, 88, None)], 88
+    while content[at : at + 4] == content[88:92]:
         seq = int.from_bytes(content[at + 8 : at + 16], "big")
         end = at + 160 + int.from_bytes(content[at + 44 : at + 52], "big") + 80
         end += -end % 8
