@@ -15,6 +15,7 @@ __all__ = ["MACHINE", "program"]
 
 MACHINE: Final = "x86_64"
 _ARCH_X86_64: Final = 0xC000003E  # linux/audit.h
+_NO_CALL: Final = 0xFFFFFFFF  # what a tracer puts in the place of a call that it lets fail; the kernel does nothing
 _X32: Final = 0x40000000  # a second set of numbers for the same calls
 
 # arch/x86/entry/syscalls/syscall_64.tbl
@@ -58,7 +59,8 @@ Code = list[tuple[int, int, int, int]]
 def program(needs: Needs, pid: int) -> bytes:
     """The filter for a process with this id. Calls of another machine's set of numbers end the process."""
     code: Code = [(_LOAD, 0, 0, _ARCH_AT), (_EQUAL, 1, 0, _ARCH_X86_64), (_RETURN, 0, 0, _KILL)]
-    code += [(_LOAD, 0, 0, _NUMBER_AT), (_ANY, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
+    code += [(_LOAD, 0, 0, _NUMBER_AT), (_EQUAL, 0, 1, _NO_CALL), (_RETURN, 0, 0, _ALLOW)]
+    code += [(_ANY, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
     for number in sorted(_FORBIDDEN.values()):
         code += [(_EQUAL, 0, 1, number), _fail(errno.EPERM)]
     # Its arguments are in memory, which a filter cannot read; the C library then uses clone.
