@@ -2,7 +2,8 @@
 
 Rule: LMDB keeps no checksums, reads through a memory map and trusts the pages; one flipped bit in a length is a bus
 error or a failed assertion. So sizes, offsets and page types are cross-checked here with plain reads, in one committed
-state that the caller's transaction pins. Row contents are not checked: they have checksums of their own.
+state that the caller's transaction pins. So is the order of all keys: where all rows are there, but not in order, a
+walk finds what a search by key does not. Row contents are not checked: they have sums of their own.
 Layout: lmdb 0.9, mdb.c, MDB_page, MDB_node, MDB_db, MDB_meta; integers in native byte order.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import lmdb
@@ -25,6 +27,7 @@ _TREE: Final = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, branches, leaves
 _META: Final = struct.Struct("=IIQQ48s48sQQ")  # magic, version, address, map size, free tree, main tree, last page, id
 _MAGIC: Final = 0xBEEFC0DE
 _BRANCH, _LEAF, _OVERFLOW, _LEAF2, _SUB = 0x01, 0x02, 0x04, 0x20, 0x40
+_DUPSORT: Final = 0x04  # of a tree: the only flag that Coffer's have; others would compare keys otherwise
 _KINDS: Final = _BRANCH | _LEAF | _OVERFLOW | _LEAF2 | _SUB
 _BIG, _TREE_HERE, _SEVERAL = 0x01, 0x02, 0x04  # node flags: data in overflow pages, a subtree, several values
 _ORDER: Final = sys.byteorder
@@ -37,12 +40,27 @@ _LONGEST_KEY: Final = 511
 class _Tree(NamedTuple):
     flags: int
     depth: int
+    entries: int
     root: int
 
     @classmethod
     def parse(cls, data: bytes) -> _Tree:
-        _, flags, depth, _, _, _, _, root = _TREE.unpack(data)
-        return cls(flags, depth, root)
+        _, flags, depth, _, _, _, entries, root = _TREE.unpack(data)
+        return cls(flags, depth, entries, root)
+
+
+class _Span(NamedTuple):
+    """A page, and the bounds of the keys that a search looks for in it: from `low` on, below `high` (None: none)."""
+
+    page: int
+    low: bytes = b""
+    high: bytes | None = None
+
+    def require_order(self, keys: list[bytes]) -> None:
+        """Raise unless these keys ascend, and lie within the bounds."""
+        rest = keys if self.high is None else [*keys, self.high]
+        if any(a >= b for a, b in pairwise(rest)) or (keys and keys[0] < self.low):
+            raise lmdb.CorruptedError(f"the keys of page {self.page} are not in order")
 
 
 def require_sound(fd: int, page_bytes: int, transaction: int) -> None:
@@ -75,32 +93,54 @@ class _PageWalk:
         self._tree(_Tree.parse(free), is_free=True)
         self._tree(_Tree.parse(main))
 
-    def _tree(self, tree: _Tree, *, is_free: bool = False) -> None:
+    def _tree(self, tree: _Tree, *, is_free: bool = False) -> int:
+        """Check a tree. Returns how many rows it has, each value of a key counted."""
         if tree.root == _NOTHING:
-            return
+            return 0
         if not 1 <= tree.depth <= _DEEPEST:
             raise lmdb.CorruptedError("a tree has an impossible depth")
-        level = [tree.root]
-        for left in range(tree.depth, 0, -1):
-            level = [below for number in level for below in self._page(number, left > 1, is_free=is_free)]
+        if not is_free and tree.flags & ~_DUPSORT:
+            raise lmdb.CorruptedError("a tree is in an order that is not Coffer's")
+        level, rows = [_Span(tree.root)], 0
+        for _ in range(tree.depth - 1):
+            level = [below for span in level for below in self._branch(span, is_free=is_free)]
+        for span in level:
+            rows += self._leaves(span, is_free=is_free)
+        if not is_free and rows != tree.entries:
+            raise lmdb.CorruptedError("a tree has another number of rows than it says")
+        return rows
 
-    def _page(self, number: int, is_branch: bool, *, is_free: bool) -> list[int]:
-        """Check a page and its nodes. Returns the numbers of its child pages."""
+    def _page(self, number: int, kind: int) -> tuple[bytes, tuple[int, ...]]:
+        """Return a page of this kind, and the offsets of its nodes."""
         self._take(number, 1)
         page = read_up_to(self._fd, number * self._size, self._size)
         if len(page) != self._size:
             raise lmdb.CorruptedError(f"page {number} is truncated")
         own, _, flags, _, _ = _HEAD.unpack_from(page)
-        if own != number or flags & _KINDS not in ({_BRANCH} if is_branch else {_LEAF, _LEAF | _LEAF2}):
+        if own != number or flags & _KINDS != kind:
             raise lmdb.CorruptedError(f"page {number} has the wrong number or type")
-        places = self._places(page, number)
-        if is_branch:
-            if len(places) < 2 and not is_free:
-                raise lmdb.CorruptedError(f"page {number} has fewer than two children")
-            return [self._child(page, number, at) for at in places]
-        for at in places:
-            self._leaf(page, number, at, is_free=is_free)
-        return []
+        return page, self._places(page, number)
+
+    def _branch(self, span: _Span, *, is_free: bool) -> list[_Span]:
+        """Check a page of references. Returns its child pages; the key of the first one counts for nothing."""
+        page, places = self._page(span.page, _BRANCH)
+        if len(places) < 2 and not is_free:
+            raise lmdb.CorruptedError(f"page {span.page} has fewer than two children")
+        children = [self._child(page, span.page, at) for at in places]
+        if is_free:
+            return [_Span(child) for child, _ in children]
+        keys = [key for _, key in children[1:]]
+        span.require_order(keys)
+        bounds = pairwise([span.low, *keys, span.high])
+        return [_Span(child, low or b"", high) for (child, _), (low, high) in zip(children, bounds, strict=True)]
+
+    def _leaves(self, span: _Span, *, is_free: bool) -> int:
+        """Check a page of rows. Returns their number."""
+        page, places = self._page(span.page, _LEAF)
+        rows = sum(self._leaf(page, span.page, at, is_free=is_free) for at in places)
+        if not is_free:
+            span.require_order([_key(page, at) for at in places])
+        return rows
 
     def _take(self, number: int, count: int) -> None:
         """Mark pages as used. A page reached twice is no tree, and a walk of it might never end."""
@@ -112,27 +152,24 @@ class _PageWalk:
         self._seen.update(pages)
 
     def _places(self, page: bytes, number: int) -> tuple[int, ...]:
-        """Return the offsets of the nodes in a page or sub-page; none for a page of bare fixed-size values."""
-        _, width, flags, lower, upper = _HEAD.unpack_from(page)
+        """Return the offsets of the nodes in a page or sub-page."""
+        _, _, _, lower, upper = _HEAD.unpack_from(page)
         count = (lower - _HEAD.size) // 2
         if lower % 2 or not _HEAD.size <= lower <= upper <= len(page):
             raise lmdb.CorruptedError(f"page {number} has impossible bounds")
-        if flags & _LEAF2:
-            if count * width > len(page) - _HEAD.size:
-                raise lmdb.CorruptedError(f"page {number} claims more values than fit")
-            return ()
         places: tuple[int, ...] = struct.unpack_from(f"={count}H", page, _HEAD.size)
         if any(at % 2 or not upper <= at <= len(page) - _NODE.size for at in places):
             raise lmdb.CorruptedError(f"a node of page {number} lies outside it")
         return places
 
-    def _child(self, page: bytes, number: int, at: int) -> int:
+    def _child(self, page: bytes, number: int, at: int) -> tuple[int, bytes]:
         low, high, top, key = _NODE.unpack_from(page, at)
         if at + _NODE.size + key > len(page) or key > _LONGEST_KEY:
             raise lmdb.CorruptedError(f"a key of page {number} lies outside it")
-        return int(low | high << 16 | top << 32)
+        return low | high << 16 | top << 32, _key(page, at)
 
-    def _leaf(self, page: bytes, number: int, at: int, *, is_free: bool) -> None:
+    def _leaf(self, page: bytes, number: int, at: int, *, is_free: bool) -> int:
+        """Check a row. Returns the number of its values."""
         low, high, flags, key = _NODE.unpack_from(page, at)
         size, start = low | high << 16, at + _NODE.size + key
         stop = start + (8 if flags & _BIG else size)
@@ -146,18 +183,23 @@ class _PageWalk:
         elif flags & _TREE_HERE:
             if size != _TREE.size:
                 raise lmdb.CorruptedError(f"a subtree in page {number} is truncated")
-            self._tree(_Tree.parse(data))
+            rows = self._tree(_Tree.parse(data))
+            return rows if flags & _SEVERAL else 1
         elif flags & _SEVERAL:
-            self._inside(data, number)
+            return self._inside(data, number)
+        return 1
 
-    def _inside(self, page: bytes, number: int) -> None:
-        """Check the values of one key, which lie in a sub-page inside the node."""
-        if len(page) < _HEAD.size or not _HEAD.unpack_from(page)[2] & _LEAF:
+    def _inside(self, page: bytes, number: int) -> int:
+        """Check the values of one key, which lie in a sub-page inside the node. Returns their number."""
+        if len(page) < _HEAD.size or _HEAD.unpack_from(page)[2] & (_LEAF | _LEAF2) != _LEAF:
             raise lmdb.CorruptedError(f"the values of a key of page {number} are truncated")
-        for at in self._places(page, number):
+        places = self._places(page, number)
+        for at in places:
             low, high, flags, key = _NODE.unpack_from(page, at)
             if flags or at + _NODE.size + key + (low | high << 16) > len(page):
                 raise lmdb.CorruptedError(f"a value of a key of page {number} lies outside it")
+        _Span(number).require_order([_key(page, at) for at in places])
+        return len(places)
 
     def _overflow(self, number: int, size: int, *, whole: bool) -> bytes:
         """Check a value in overflow pages. Returns its bytes where `whole`."""
@@ -179,3 +221,8 @@ class _PageWalk:
         pages = struct.unpack_from(f"={count}Q", data, 8)
         if any(not _FIRST <= page <= self._last for page in pages):
             raise lmdb.CorruptedError(f"a list of free pages in page {number} names pages that do not exist")
+
+
+def _key(page: bytes, at: int) -> bytes:
+    """Return the key of a node whose bounds were checked."""
+    return page[at + _NODE.size : at + _NODE.size + _NODE.unpack_from(page, at)[3]]
