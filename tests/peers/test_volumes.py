@@ -38,12 +38,24 @@ def test_a_spool_on_a_volume_that_fills_up(new_coffer: Callable[..., CofferProce
     ward, item = Ward(new_coffer(extra=f"{SPOOLING}[storage]\nreserve_bytes = 0\n")), large()
     spool = ward.coffer.archive / "spool"
     for size in ("64k", "1m"):  # at its beginning, and in the middle
-        with volume_of(size, spool):
+        ward.coffer.stop()
+        with volume_of(size, spool), started_again(ward):  # a worker may write to the spool that was there at its start
             (refused,) = ward.store([item])
             assert ward.store([synthetic(2, 1000, study=77)]) == [Reply(0)]
             assert list(spool.iterdir()) == []
         assert (refused.status, refused.comment) == (FULL, "the archive's volume is full up to its reserve")
+    ward.coffer.start()
     require_empty_spool_and_store(ward, item)
+
+
+@contextmanager
+def started_again(ward: Ward) -> Iterator[None]:
+    """The server, for the time of the block."""
+    ward.coffer.start()
+    try:
+        yield
+    finally:
+        ward.coffer.stop()
 
 
 @pytest.fixture
