@@ -21,7 +21,7 @@ from coffer.index.backends.lmdb_sums import altered
 from coffer.index.backends.row_store import IndexRowStore
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import Rules
-from coffer.index.keyed_check import Counts, Held, LogRecords, contradiction
+from coffer.index.keyed_check import Held, LogRecords, contradiction
 from coffer.index.query.locate import Located
 from coffer.index.query.search import IndexSearch, IndexStats
 from coffer.index.query.views import Views
@@ -145,7 +145,7 @@ class Index(IndexSearch):
     def _held(self) -> Held:
         self.follow()
         with self._tables.lock:
-            return Held(self.marks.get(OWN_LOG), self._progress.skipped_records(), Counts(*self._catalogue.held()))
+            return Held(self.marks.get(OWN_LOG), self._progress.skipped_records(), self._catalogue.held())
 
     def accept(
         self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1, tip: Tip | None = None

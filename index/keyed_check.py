@@ -26,7 +26,7 @@ from coffer.keys.errors import IntegrityError, KeyUnavailableError, ShreddedErro
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["Counts", "Held", "LogRecords", "belongs_to", "check_with_key", "contradiction"]
+__all__ = ["Held", "LogRecords", "belongs_to", "check_with_key", "contradiction"]
 
 _MOST_TRIES: Final = 5  # keys may change while both sides are counted
 
@@ -39,20 +39,16 @@ class LogRecords(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """What an index, or a log, has under keys that open it: objects, each version counted, and parts of studies."""
-
-    objects: int
-    parts: int
-
-
-@dataclass(frozen=True, slots=True)
 class Held:
-    """What an index holds at one moment: how far its log is in it, which records it skipped, and the counts."""
+    """What an index holds at one moment: how far its log is in it, which records it skipped, and the number of objects
+    under keys that open them, each version counted.
+
+    Parts of studies are not compared: a part is as the site's rules for issuers have it, and a key as they had it once.
+    """
 
     mark: Mark | None
     skipped: Skipped
-    counts: Counts
+    objects: int
 
 
 def check_with_key(folder: Path, keyring: Keyring, log: LogRecords) -> str | None:
@@ -112,22 +108,19 @@ def belongs_to(mark: Mark | None, log: LogRecords) -> bool:
 
 
 def _difference(held: Held, keyring: Keyring, log: LogRecords, go_on: Callable[[], bool]) -> str | None:
-    mark, here = held.mark, held.counts
+    mark = held.mark
     if not belongs_to(mark, log):
         return "it knows records that the log does not have"
     least, most = _in_log(log, 0 if mark is None else mark.tip.next_seq, held.skipped, _Living(keyring), go_on)
     # An index may be a moment ahead of the position that it has reached for certain, never behind it.
-    if least.objects <= here.objects <= most.objects and least.parts <= here.parts <= most.parts:
+    if least <= held.objects <= most:
         return None
-    return (
-        f"it has {here.objects} objects in {here.parts} parts of studies, where the log has {least.objects} in"
-        f" {least.parts}"
-    )
+    return f"it has {held.objects} objects, where the log has {least}"
 
 
 def _stored(store: IndexRowStore, keyring: Keyring) -> Held:
     """What a store holds, as of one write."""
-    cipher, objects, parts = RowCipher(keyring, bytes), 0, 0
+    cipher, objects = RowCipher(keyring, bytes), 0
     with store.moment() as moment:
         mark, skipped = marks_in(moment).get(OWN_LOG), skipped_in(moment)
         for ref, sealed in moment.rows("study"):
@@ -137,25 +130,20 @@ def _stored(store: IndexRowStore, keyring: Keyring) -> Held:
                 continue
             assert isinstance(row, StudyRow)
             objects += row.versions
-            parts += row.versions > 0
-    return Held(mark, skipped, Counts(objects, parts))
+    return Held(mark, skipped, objects)
 
 
-def _in_log(
-    log: LogRecords, end: int, skipped: Skipped, living: _Living, go_on: Callable[[], bool]
-) -> tuple[Counts, Counts]:
+def _in_log(log: LogRecords, end: int, skipped: Skipped, living: _Living, go_on: Callable[[], bool]) -> tuple[int, int]:
     """Count the objects before record `end`, and all, without those of the `skipped` records, which the index lacks."""
-    objects, keys, least = 0, set[bytes](), None
+    objects, least = 0, None
     for position, header in log.records(0):
         if header.seq == end:
-            least = Counts(objects, len(keys))
+            least = objects
         if not go_on():
             break
         if header.kind == Kind.OBJECT and living[header.study_key_id] and position.id not in skipped:
             objects += 1
-            keys.add(header.study_key_id)
-    most = Counts(objects, len(keys))
-    return least or most, most
+    return objects if least is None else least, objects
 
 
 class _Living(dict[bytes, bool]):

@@ -21,7 +21,7 @@ from coffer.keys.errors import CofferError, UnavailableError
 
 __all__ = ["Catalogue"]
 
-_TOTALS: Final = 10
+_TOTALS: Final = 9
 _PAGE: Final = 200  # a writer waits for one page at most
 
 
@@ -132,7 +132,6 @@ class Catalogue:
             bool(row.attributes.differing),
             row.differing_series,
             0 if row.study_uid else row.instances,
-            row.versions > 0,
         )
         for i, number in enumerate(numbers):
             self._totals[i] += sign * number
@@ -158,9 +157,9 @@ class Catalogue:
         studies = self._totals[0] - sum(parts - patients for parts, patients in several)
         return [studies, *self._totals[1:9], sum(patients > 1 for _, patients in several), len(self._unreadable)]
 
-    def held(self) -> tuple[int, int]:
-        """Versions of instances, served or not, and parts that have any."""
-        return self._totals[2] + self._totals[3], self._totals[9]
+    def held(self) -> int:
+        """The number of versions of instances, served or not."""
+        return self._totals[2] + self._totals[3]
 
     def stale(self) -> list[Ref]:
         """The parts whose values must be merged again from their instances."""
