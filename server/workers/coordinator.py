@@ -112,7 +112,8 @@ class Coordinator:
         self._waker.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # the socket is full: it will wake up anyway
+        # Full: it will wake up anyway. Broken: the thread has ended, and nobody is left to wake.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
             self._waker.send(b"+")
 
     def _deliver(self, client: Client, search: object, reply: bytes | None) -> None:
