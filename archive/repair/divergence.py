@@ -6,7 +6,7 @@ Every step is durable before the next and can be repeated: after an interruption
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -14,8 +14,9 @@ from typing import TypeVar
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.repairs import LossAccepted, SegmentsTaken
 from coffer.archive.format import segment
-from coffer.archive.format.chain import Chain, read_record
+from coffer.archive.format.chain import Chain, RecordOnDisk, read_record
 from coffer.archive.format.epoch import complaint
+from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.record import NO_TAG, Kind
 from coffer.archive.format.segment import SegmentHeader
 from coffer.archive.repair.deferred_events import DeferredEvent, defer
@@ -25,7 +26,7 @@ from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import LOG, SealedSegment, segment_numbers
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, set_aside
-from coffer.archive.tree.key_history import adopt, continue_from, generation_of
+from coffer.archive.tree.key_history import KeyHistory, adopt, continue_from, generation_of, read_key_history
 from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.report import Report, Task, VerifyLevel
 from coffer.archive.verify.scan import scan
@@ -88,11 +89,15 @@ def find_divergence(
             require_marked(folder, outside)
     except IntegrityError as error:
         complaint = error
-    chain, end = _longest(folder)
+    known = (signed, remembered, last_in_history, reached)
+    claims = {claim.size: claim.root for claim in known if claim is not None}
+    witness = _Witness(folder, claims)
+    chain, end = _longest(folder, witness)
+    if (vouched := witness.records()) < chain.next_seq:  # whoever accepts a loss signs what is left
+        chain, end = _longest(folder, _Witness(folder, claims), vouched)
     sizes = dict(folder.segment_store().segments(LOG))
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
-    known = (signed, remembered, last_in_history, reached)
     return Divergence(chain.next_seq, chain.tree.root(), end, left_over, *known, complaint)
 
 
@@ -229,8 +234,41 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
     replace(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
 
 
-def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
-    """Chain and tree over the longest consistent run of whole groups from the first record on, and where it ends."""
+class _Witness:
+    """What vouches for the records of a log, seen record by record: a checkpoint that is true of it, or a checked tag,
+    whose head binds all records before. Without readable endorsements every tag counts: then nothing is accepted."""
+
+    def __init__(self, folder: ArchiveFolder, claims: Mapping[int, bytes]) -> None:
+        """`claims` are the roots that were signed, by the number of records."""
+        self._archive_id = folder.archive_id
+        self._claims = claims
+        self._proven = 0
+        self._ends: list[tuple[GroupEnd, bytes]] = []  # behind those
+        try:
+            self._keys: KeyHistory | None = read_key_history(folder)
+        except IntegrityError:
+            self._keys = None
+
+    def see(self, chain: Chain, epoch: int, record: RecordOnDisk) -> None:
+        """Take note of a record that `chain` has just followed."""
+        size = chain.next_seq
+        if size in self._claims and self._claims[size] == chain.tree.root():
+            self._proven = size
+            self._ends.clear()
+        elif record.tag != NO_TAG:
+            end = GroupEnd(self._archive_id, 0, epoch, record.header.group, size, chain.head)
+            self._ends.append((end, record.tag))
+
+    def records(self) -> int:
+        """The number of records, from the first one on, that something vouches for."""
+        keys = self._keys
+        good = (end.size for end, tag in reversed(self._ends) if keys is None or keys.vouches(end, tag))
+        return next(good, self._proven)
+
+
+def _longest(folder: ArchiveFolder, witness: _Witness, most: int | None = None) -> tuple[Chain, tuple[int, int]]:
+    """Chain and tree over the longest consistent run of whole groups from the first record on, of at most `most`
+    records, and where it ends. The witness sees each record."""
     chain, end, epoch = Chain.start(folder.archive_id), (0, 0), 0
     for number in segment_numbers(folder.segment_store()):
         if number != end[0] + 1:
@@ -241,8 +279,10 @@ def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
             break
         epoch = report.header.epoch
         followed = chain.copy()
-        whole, offset = _whole_groups(folder, number, followed, _consistent(report, chain))
-        if whole < _consistent(report, chain):
+        records = _consistent(report, chain)
+        allowed = records if most is None else min(records, most - first)
+        whole, offset = _whole_groups(folder, number, followed, allowed, partial(witness.see, followed, epoch))
+        if whole < records:
             report = _scan(folder, number, first + whole)
         if whole:
             run = report.runs[0]
@@ -250,7 +290,7 @@ def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
                 chain.tree.append(node, height)
             chain.next_seq, chain.head, chain.order = run.span.end, run.head, followed.order
         end = (number, offset)
-        if report.findings or report.footer is None:
+        if report.findings or report.footer is None or chain.next_seq == most:
             break
     return chain, end
 
@@ -276,9 +316,11 @@ def _scan(folder: ArchiveFolder, number: int, *cuts: int) -> Report:
     return scan(Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS, cuts=cuts))
 
 
-def _whole_groups(folder: ArchiveFolder, number: int, chain: Chain, records: int) -> tuple[int, int]:
+def _whole_groups(
+    folder: ArchiveFolder, number: int, chain: Chain, records: int, saw: Callable[[RecordOnDisk], None]
+) -> tuple[int, int]:
     """How many of the first `records` of a segment lie in groups that end within them and break no rule, and the offset
-    behind those. `chain` is followed."""
+    behind those. `chain` is followed, and `saw` called for each record."""
     whole = (0, segment.HEADER.size)
     with folder.segment_store().open(LOG, number) as source:
         at, size = segment.HEADER.size, source.size
@@ -288,6 +330,7 @@ def _whole_groups(folder: ArchiveFolder, number: int, chain: Chain, records: int
             if is_inside or chain.complaint(record.header) is not None:
                 break
             chain.follow(record.raw, record.tag)
+            saw(record)
             at = record.end
             whole = (count, at) if record.tag != NO_TAG else whole
     return whole

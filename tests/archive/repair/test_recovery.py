@@ -10,6 +10,7 @@ from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.format.segment import parse_segment_header
 from coffer.archive.log import LogWriter
+from coffer.archive.repair.divergence import accept_loss, find_divergence
 from coffer.archive.repair.tail import cut, read_tail
 from coffer.archive.verify.findings import FindingStore
 from coffer.keys.crypto.signing import CheckpointSigner
@@ -166,6 +167,24 @@ def test_a_tag_by_another_key_is_refused(small: SmallArchive) -> None:
         (2, "2 records from here on: neither a checkpoint nor a tag covers them")
     ]
     refused(small, "the newest 2 records were not written by this archive")
+
+
+def test_records_that_nothing_vouches_for_are_not_accepted_with_a_loss(small: SmallArchive) -> None:
+    """Whoever writes the disk appends a group that fits, under a tag of his own: it is not signed, but set aside."""
+    small.fill(2)
+    small.checkpoint()
+    log = small.writer()
+    log.append([entry(2)])  # genuine, and covered by its tag alone
+    log.close()
+    other = LogWriter(small.folder, sign=CheckpointSigner(Secret(bytes(32))).sign_statement, now_ms=small.now_ms)
+    other.append([entry(3)])
+    other.append([entry(4)])
+    other.close()
+    history = find_divergence(small.folder, None)
+    assert (history.size, history.complaint is not None, history.left_over > 0) == (3, True, True)
+    accept_loss(small.folder, history, small.signer, lambda _: None)
+    assert small.findings() == []
+    assert small.writer().next_seq == 3
 
 
 def test_an_epoch_begins_a_segment_also_after_a_stop_at_its_first_record(small: SmallArchive) -> None:
