@@ -108,9 +108,10 @@ class ArchiveSigner:
 
 
 def mark_of(folder: ArchiveFolder, keyring: Keyring, signed: Checkpoint, epoch: int) -> Mark:
-    """The mark of an archive whose last checkpoint is `signed`, at this epoch of the log. Raises IntegrityError for
-    unreadable endorsements."""
-    vkey, generation = read_key_history(folder).current, keyring.changes()
+    """The mark of an archive whose last checkpoint is `signed`, at this epoch of the log. Its verifier key is that of
+    the keyring, whose rows nobody else can write: endorsements lie in the folder, and another continuation has true
+    ones too."""
+    vkey, generation = signing_key.current(keyring).vkey(folder.origin), keyring.changes()
     return Mark(folder.archive_id, folder.origin, vkey, signed.size, signed.root, generation, epoch)
 
 

@@ -326,3 +326,25 @@ def test_a_tail_after_a_crash_is_not_taken_if_it_was_changed(archive: Path) -> N
         write(archive, changed)
         run("verify", code=1)
         run("put", "files/0.dcm", code=13)
+
+
+def test_another_continuations_signing_key_does_not_reach_the_mark(archive: Path) -> None:
+    """A restore drill rotates its signing key; its endorsements are true, and lie here while an idle writer ends."""
+    shutil.copytree("data", "kept")
+    shown = told("mark", "show")
+    mark, before = Path(str(shown["mark"])), shown["vkey"]
+    marked = mark.read_bytes()
+    run("keys", "rotate-signing", "--reason", "drill")
+    theirs = Path("data/checkpoints/endorsements").read_bytes()
+    shutil.rmtree("data")
+    shutil.copytree("kept", "data")
+    mark.write_bytes(marked)
+    with open_writer(load_config(Path("coffer.toml"))):
+        Path("data/checkpoints/endorsements").write_bytes(theirs)
+    assert told("mark", "show")["vkey"] == before
+    ours = Path("kept/checkpoints/endorsements")
+    (archive / "checkpoints" / "endorsements").unlink()
+    if ours.exists():
+        shutil.copy(ours, archive / "checkpoints" / "endorsements")
+    assert told("verify", "--level", "decrypt")["vkey_from"] == "the mark"
+    run("put", "files")
