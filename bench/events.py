@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 
 import msgspec
 
+from bench.marked import with_part
 from coffer.archive.events.codec import EVENTS, RESERVED
 from coffer.archive.events.event import Event
 from coffer.archive.events.fields import TYPES
@@ -102,11 +103,7 @@ def tables() -> str:
 
 def written(page: str) -> str:
     """The page with the present tables. Raises SystemExit if it has no place for them."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{PAGE} has no place for the tables: {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
+    return with_part(page, BEGIN, END, f"\n\n{tables()}\n\n")
 
 
 def main() -> None:

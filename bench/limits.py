@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.marked import with_part
 from coffer.index.dicom import headers
 from coffer.server.config.settings import Dimse, Limits
 from coffer.server.dimse import listener, refusal
@@ -137,11 +138,7 @@ def table() -> str:
 
 def written(page: str) -> str:
     """The page with the table in its place. Ends the program if the page has no place for it."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{PAGE} has no place for the table: {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+    return with_part(page, BEGIN, END, f"\n\n{table()}\n\n")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.figures import Figures
 from bench.kit import ROOT
+from bench.marked import with_part
 from bench.report import KEYS, keys_section, readme_section, results_page
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -29,12 +30,8 @@ def with_section(page: str, head: str, section: str) -> str:
 
 def replace_section(page: Path, section: str) -> None:
     """Replace what is between the markers of a page by the new table."""
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{page.name} needs exactly one {BEGIN} and one {END}")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    page.write_text(f"{head}{BEGIN}\n{section.strip()}\n{END}{tail}", encoding="utf-8")
+    text = with_part(page.read_text(encoding="utf-8"), BEGIN, END, f"\n{section.strip()}\n")
+    page.write_text(text, encoding="utf-8")
 
 
 def write(figures: Figures, around: dict[str, str], *, with_keys: bool, keys_alone: bool) -> None:

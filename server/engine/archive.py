@@ -220,7 +220,7 @@ class WritableArchive(KeyAdminArchive):
             else:
                 what = self.index.complaint(self.reader, go_on)
         except IntegrityError:
-            self._is_checked.set()  # whoever asks is told so
+            self._is_checked.set()  # questions now fail with this error
             raise
         if go_on():
             self._is_checked.set()

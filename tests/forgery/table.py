@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Final
 
+from bench.marked import with_part
 from tests.forgery.accepted import LISTED, Listed
 from tests.forgery.campaign import WRITING, Row, Tally
 from tests.forgery.commands import COMMANDS
@@ -51,7 +52,7 @@ def written(tally: Tally, seed: int, day: str) -> str:
         f" {tally.refused:,} were refused, and in the others no record under a new signature was forged."
     )
     return "\n".join(
-        [BEGIN, "", fill(counts, _WIDTH), "", *lines, "", "Listed, because nothing can find it:", "", *listed, "", END]
+        ["", "", fill(counts, _WIDTH), "", *lines, "", "Listed, because nothing can find it:", "", *listed, "", ""]
     )
 
 
@@ -67,9 +68,7 @@ def _title(name: str, anchor: str) -> str:
 
 def put_into(text: str, part: str) -> str:
     """The page with this part between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + part + after
+    return with_part(text, BEGIN, END, part)
 
 
 def read(text: str) -> Mapping[str, Cells]:
