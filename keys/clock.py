@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["TOLERANCE_MS", "ClockWatch", "Reading", "Sighting", "boot_seconds", "clock_ms", "reading"]
+__all__ = ["LAST_MS", "TOLERANCE_MS", "ClockWatch", "Reading", "Sighting", "boot_seconds", "clock_ms", "reading"]
 
+LAST_MS: Final = 253_402_300_799_000  # the end of the year 9999: later times cannot be shown
 TOLERANCE_MS: Final = 300_000  # corrections of a clock that keeps time, and the times that a burst of records takes
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _STEADY_MS: Final = 1_000

@@ -3,6 +3,7 @@
 Rule: a repair needs no key, but a record of it does. So the event of the act, numbers and hashes only, waits in a small
 file until a writer with keys opens the archive; an interruption in between loses neither. The event of an act that was
 never carried out is dropped. A recovery has the keys at hand, and signs its event: nobody without them can plant one.
+Repairs can be planted, so whatever lies there never stands in the way of an act: it makes room in lost+found.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from coffer.archive.tree.checkpoint import latest_note
 from coffer.archive.tree.key_history import read_key_history
 from coffer.keys.crypto.signing import CheckpointSigner, is_signed_by
 from coffer.keys.disk import opening
-from coffer.keys.disk.durable import remove, replace
+from coffer.keys.disk.durable import keep, move, remove, replace, spare
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, InputError, IntegrityError
 
@@ -59,6 +60,11 @@ class DeferredEvent:
         statement = _statement(folder, self.event, self.proof)
         return any(is_signed_by(vkey, statement, self.signature) for vkey in read_key_history(folder).vkeys)
 
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that are the same for the same act, however often it was begun."""
+        return hashlib.sha256(codec.encode(self.event) + b"\0" + self.proof.encode()).digest()
+
     def was_done(self, folder: ArchiveFolder) -> bool:
         """Whether the act was carried out, and not interrupted before."""
         kind, _, rest = self.proof.partition(":")
@@ -77,27 +83,58 @@ def _path(folder: ArchiveFolder) -> Path:
 
 
 def defer(folder: ArchiveFolder, events: list[DeferredEvent], calls: Syscalls = SYSTEM) -> None:
-    """Store the events of acts that are about to be carried out, after those already stored; durable on return.
+    """Store the events of acts that are about to be carried out, after those already stored, each act once; durable on
+    return. If what is stored cannot be parsed, or leaves no room, it is moved to lost+found first, but for signed ones.
 
-    Raises FormatError if the stored events cannot be parsed or one is too long, InputError if there are too many.
+    Raises FormatError if an event is too long, InputError if there are too many.
     """
-    waiting = [*read_deferred(folder), *events]
-    rows = [
-        {"event": json.loads(codec.encode(each.event)), "proof": each.proof, "signature": each.signature.hex()}
-        for each in waiting
-    ]
-    data = checksummed_json.serialize(rows)
-    if len(data) > _LONGEST or len(waiting) > _MOST:
+    if not _is_room(events):
         raise InputError("too much is repaired at once to be recorded", hint="name some records, then the others")
-    replace(_path(folder), data, calls=calls)
+    try:
+        waiting = read_deferred(folder)
+        is_kept = _is_room([*waiting, *events])
+    except FormatError:
+        waiting, is_kept = [], False
+    if not is_kept:
+        _make_room(folder, calls)
+        waiting = [each for each in waiting if each.signature]
+    waiting = waiting if _is_room([*waiting, *events]) else []
+    replace(_path(folder), _serialized([*waiting, *events]), calls=calls)
+
+
+def _is_room(events: list[DeferredEvent]) -> bool:
+    return len(_once(events)) <= _MOST and len(_serialized(events)) <= _LONGEST
+
+
+def _once(events: list[DeferredEvent]) -> list[DeferredEvent]:
+    return list({each.digest: each for each in events}.values())
+
+
+def _serialized(events: list[DeferredEvent]) -> bytes:
+    return checksummed_json.serialize(
+        [
+            {"event": json.loads(codec.encode(each.event)), "proof": each.proof, "signature": each.signature.hex()}
+            for each in _once(events)
+        ]
+    )
+
+
+def _make_room(folder: ArchiveFolder, calls: Syscalls) -> None:
+    """Keep what is stored in lost+found. The file itself stays until it is replaced, if it is one that can be read."""
+    path, kept = _path(folder), folder.lost_and_found / _path(folder).name
+    try:
+        keep(kept, opening.read(path, _LONGEST), calls=calls)
+    except IntegrityError:
+        move(path, spare(kept), calls=calls)
 
 
 def read_deferred(folder: ArchiveFolder) -> list[DeferredEvent]:
-    """The events that wait to be recorded. Raises FormatError for any that Coffer would not have written."""
+    """The events that wait to be recorded, each act once. Raises FormatError for any that Coffer would not have
+    written."""
     try:
         found = [_parse(row) for row in _rows(checksummed_json.parse(opening.read(_path(folder), _LONGEST)))]
         if all(each.is_genuine(folder) for each in found):
-            return found
+            return _once(found)
         raise FormatError("a recovery in it is not signed by this archive")
     except FileNotFoundError:
         return []

@@ -34,7 +34,7 @@ from coffer.archive.verify.seams import require_marked
 from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk import opening
-from coffer.keys.disk.durable import remove_folder, replace
+from coffer.keys.disk.durable import keep, remove_folder
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import HistoryError, InputError, IntegrityError
 
@@ -167,7 +167,9 @@ def take_from(
     adopt(folder, copy, calls)
     store, given = folder.segment_store(calls), copy.segment_store()
     for number in numbers:
-        kept = f"{SegmentFiles.name(number)}-replaced-{history.size}" if number in segment_numbers(store) else ""
+        kept = ""
+        if number in segment_numbers(store):
+            kept = store.kept_as(LOG, number, f"{SegmentFiles.name(number)}-replaced-{history.size}")
         store.replace(SealedSegment.of(number, partial(given.open, LOG, number)), kept)
     _set_aside_beyond(folder, max(theirs_all, default=0), history, calls)
     _publish(folder, theirs, note, remember, calls)
@@ -178,7 +180,7 @@ def _set_aside_beyond(folder: ArchiveFolder, last: int, history: Divergence, cal
     """Move the segments after the last one that stays to lost+found."""
     store = folder.segment_store(calls)
     for number in (n for n in segment_numbers(store) if n > last):
-        store.set_aside(LOG, number, f"{SegmentFiles.name(number)}-beyond-{history.size}")
+        store.set_aside(LOG, number, store.kept_as(LOG, number, f"{SegmentFiles.name(number)}-beyond-{history.size}"))
 
 
 def _publish(
@@ -231,7 +233,7 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
         note = read_note(folder)
     except IntegrityError:
         return  # missing, or not a note: it will be replaced
-    replace(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
+    keep(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
 
 
 class _Witness:

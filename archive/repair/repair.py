@@ -188,7 +188,8 @@ class _SegmentRepair:
                 return None
             kept = ""
             if mine is not None:
-                kept = f"{SegmentFiles.name(self._number)}-damaged-{sha256_of(mine).hex()[:16]}"
+                named = f"{SegmentFiles.name(self._number)}-damaged-{sha256_of(mine).hex()[:16]}"
+                kept = self._mine.kept_as(LOG, self._number, named)
             ends = [(region.stop, source is theirs) for source, region in plan]
             stops = [end for end, after in zip_longest(ends, ends[1:]) if after is None or end[1] != after[1]]
         repaired = RepairedSegment(self._number, tuple(seq for seq in taken if seq >= 0), kept)

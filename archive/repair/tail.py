@@ -25,7 +25,7 @@ from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.seams import FORK, Seams, require_signed
-from coffer.keys.disk.durable import replace
+from coffer.keys.disk.durable import keep
 from coffer.keys.disk.reading import reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
@@ -346,8 +346,7 @@ def _keep(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: S
     """Copy what is about to be cut to lost+found."""
     with folder.segment_files.open(tail.segment) as source:
         torn = source.read(tail.end, max(source.size - tail.end, 0))
-    kept = folder.lost_and_found / kept_name(tail, torn)
-    replace(kept, torn, calls=calls)  # not write_new: an interrupted call may have left half of it
+    kept = keep(folder.lost_and_found / kept_name(tail, torn), torn, calls=calls)
     if tail.cut_records:
         records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
         what = f"an unfinished group with {records} was cut, and is kept as lost+found/{kept.name}"

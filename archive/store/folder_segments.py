@@ -4,6 +4,7 @@ Rule: paths and names stay in `segment_files`; here is only the order of the dur
 in place: it is staged beside its name, read back from the medium, and then gets the name in one atomic step.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,6 +91,15 @@ class FolderSegments(SegmentStore):
         if not self.files.exists(number) or self.files.is_staged(number):
             return False
         return not kept or (self.files.is_kept(kept) and not self.files.is_same(number, kept))
+
+    def kept_as(self, log: LogId, number: int, wanted: str) -> str:
+        """By name, inode, or bytes."""
+        require_log(log)
+        try:
+            self._require_free(number, wanted)
+        except (IntegrityError, NotFoundError, UnreadableError):  # HistoryError is one of the first
+            return f"{wanted}-{os.urandom(4).hex()}"
+        return wanted
 
     def set_aside(self, log: LogId, number: int, kept: str) -> None:
         """Rename, fsync of both folders."""

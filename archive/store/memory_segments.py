@@ -4,6 +4,7 @@ Rule: it keeps the contract of `SegmentStore` but for durability, which ends wit
 (`archive.commit.memory_log`) begins, grows and cuts a segment.
 """
 
+import os
 import threading
 
 from coffer.archive.store.segment_files import SegmentFiles
@@ -112,6 +113,14 @@ class MemorySegments(SegmentStore):
                 return False
             data = self._held[number].data
             return not kept or self.lost_and_found.get(kept, data) != data
+
+    def kept_as(self, log: LogId, number: int, wanted: str) -> str:
+        """As the contract says."""
+        require_log(log)
+        with self._lock:
+            held, other = self._held.get(number), self.lost_and_found.get(wanted)
+        is_free = other is None or (held is not None and held.data == other)
+        return wanted if is_free else f"{wanted}-{os.urandom(4).hex()}"
 
     def set_aside(self, log: LogId, number: int, kept: str) -> None:
         """As the contract says."""

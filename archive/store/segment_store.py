@@ -118,6 +118,11 @@ class SegmentStore(Protocol):
         given, that is there and is not the segment itself."""
         ...
 
+    def kept_as(self, log: LogId, number: int, wanted: str) -> str:
+        """A name under which lost+found can keep a segment: the wanted one, unless something else has it. Anybody who
+        writes the folder may have taken the name, and no remedy may hang on that."""
+        ...
+
     def set_aside(self, log: LogId, number: int, kept: str) -> None:
         """Move a segment to lost+found as `kept`; durable on return. With `release`, the only removal there is.
 

@@ -26,7 +26,7 @@ from coffer.archive.tree.checkpoint import (
 from coffer.archive.tree.leaves import Leaves
 from coffer.keys.disk import opening
 from coffer.keys.disk.append_file import AppendFile
-from coffer.keys.disk.durable import install, replace, resync, stage
+from coffer.keys.disk.durable import install, keep, replace, resync, stage
 from coffer.keys.disk.reading import unreadable
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
@@ -226,7 +226,7 @@ def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = SYSTEM) -> Non
             leaves.grow(tree, checkpoint.size)
             kept += note if tree.root() == checkpoint.root else b""
     if kept != data:
-        replace(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
+        keep(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
         replace(folder.checkpoint_history, kept, calls=calls)
 
 
@@ -254,7 +254,7 @@ def restore_history(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls 
         return False
     with suppress(FileNotFoundError):
         data = opening.read(folder.checkpoint_history, _LONGEST_IN_RECOVERY)
-        replace(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
+        keep(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
     replace(folder.checkpoint_history, taken + note, calls=calls)
     return True
 

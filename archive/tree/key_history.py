@@ -19,7 +19,7 @@ from coffer.archive.format.group import GroupEnd
 from coffer.archive.store.folder import REPLACE, ArchiveFolder
 from coffer.keys.crypto.signing import CheckpointSigner, body_of, has_line, is_signed_by, verify_note
 from coffer.keys.disk import opening
-from coffer.keys.disk.durable import replace
+from coffer.keys.disk.durable import keep, replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
@@ -249,7 +249,7 @@ def continue_from(folder: ArchiveFolder, signer: CheckpointSigner, at: TreeHead,
     if kept != keys.notes:
         data = b"".join(keys.notes)
         name = f"endorsements-{hashlib.sha256(data).hexdigest()[:16]}.notes"
-        replace(folder.lost_and_found / name, data, calls=calls)
+        keep(folder.lost_and_found / name, data, calls=calls)
         replace(folder.endorsements, b"".join(kept), calls=calls)
     if any(made.size > at.size for made in keys.endorsements[: generation - 1]):
         endorse(folder, signer, signer, at, calls)

@@ -19,6 +19,7 @@ from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.archive.verify.join import Claim, JoinedLog
 from coffer.archive.verify.report import Finding, Task, VerifyLevel, missing
 from coffer.archive.verify.scan import scan
+from coffer.keys.clock import LAST_MS
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -27,6 +28,7 @@ from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, Unrea
 _SAVE_MS = 60_000
 _BATCH_BYTES = 4 << 20
 _LONGEST = 64 << 20  # a line for each segment
+_LAST = (1 << 63) - 1  # what a file's size can be
 
 
 @dataclass(slots=True)
@@ -68,8 +70,11 @@ def parse_position(data: bytes) -> ScrubPosition:
             None if values["epoch"] is None else int(values["epoch"]), int(values["passes"]),
             {int(n): int(ms) for n, ms in values["verified"].items()},
         )  # fmt: skip
-        if position.segment < 1 or min(position.offset, position.size, position.passes, position.epoch or 0) < 0:
+        numbers = (position.segment - 1, position.offset, position.size, position.passes, position.epoch or 0)
+        if not all(0 <= one <= _LAST for one in (*numbers, *position.verified)):
             raise FormatError("the scrub's position is outside any log")
+        if not all(0 <= ms <= LAST_MS for ms in position.verified.values()):
+            raise FormatError("the scrub's times are impossible")
         if len(position.head) not in {0, 32}:
             raise FormatError("the scrub's position is outside any log")
         if any(len(node) != 32 for node in position.edge) or len(position.edge) not in {0, position.size.bit_count()}:

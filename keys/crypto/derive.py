@@ -19,6 +19,7 @@ from coffer.keys.errors import InputError
 from coffer.keys.memory.secret import Secret
 
 __all__ = [
+    "ACKNOWLEDGE",
     "BLOB",
     "CID",
     "CLAIM",
@@ -74,6 +75,7 @@ CLAIM: Final = b"coffer/claim/v1"  # tokens of what has a key, in the keyring
 NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
 HOLD: Final = b"coffer/hold/v1"  # tokens of what is held, in events
 CLOCK: Final = b"coffer/clock/v1"  # the state of the clock, sealed in the keyring
+ACKNOWLEDGE: Final = b"coffer/acknowledge/v1"  # seals of acknowledged findings of the scrub
 LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
 
 # Under the index's INDEX_SUM.

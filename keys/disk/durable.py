@@ -18,12 +18,13 @@ from coffer.keys.buffer import Buffer
 from coffer.keys.disk import opening
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls, converted, sync_folder, write_fully
-from coffer.keys.errors import UnavailableError
+from coffer.keys.errors import IntegrityError, UnavailableError
 
 __all__ = [
     "discard",
     "discard_folder",
     "install",
+    "keep",
     "make_folder",
     "make_folders",
     "move",
@@ -32,6 +33,7 @@ __all__ = [
     "remove_folder",
     "replace",
     "resync",
+    "spare",
     "stage",
     "tidy",
     "write_new",
@@ -93,6 +95,40 @@ def tidy(path: Path, *, calls: Syscalls = SYSTEM) -> None:
         remove(fresh, calls=calls)
 
 
+def _clear(fresh: Path, calls: Syscalls) -> None:
+    """Free the name of a file's next content: unlink. A folder, which somebody else put there, is renamed: removing it
+    would mean to enter it."""
+    try:
+        calls.unlink(fresh)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        if not opening.is_folder(fresh):
+            raise
+        calls.rename(fresh, _beside(fresh))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}-{os.urandom(4).hex()}")
+
+
+def spare(path: Path) -> Path:
+    """This path, or one beside it if something has its name."""
+    return _beside(path) if opening.exists(path) else path
+
+
+def keep(path: Path, data: Buffer, *, calls: Syscalls = SYSTEM) -> Path:
+    """Write what has to be kept, under this name or, where that is taken by anything but a file with these bytes or the
+    first of them, one beside it: as `replace`. Returns where; durable on return."""
+    try:
+        is_free = not opening.exists(path) or bytes(data).startswith(opening.read(path, len(data)))
+    except (IntegrityError, OSError):
+        is_free = False
+    found = path if is_free else _beside(path)
+    replace(found, data, calls=calls)
+    return found
+
+
 def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
     """Replace a file's content atomically: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, rename,
     fsync(folder).
@@ -102,8 +138,7 @@ def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SY
     """
     fresh = path.with_name(f".{path.name}.new")
     with converted("replace", path):
-        with contextlib.suppress(FileNotFoundError):
-            calls.unlink(fresh)
+        _clear(fresh, calls)
         _write_and_sync(fresh, data, mode, calls)
         calls.rename(fresh, path)
     sync_folder(path.parent, calls=calls)
@@ -171,8 +206,8 @@ def stage(path: Path, pieces: Iterable[Buffer], mode: int = 0o600, *, calls: Sys
     fdatasync, close. Durable on return, and without effect until `install` or `place`; on failure it is unlinked and
     the error re-raised."""
     fresh = path.with_name(f".{path.name}.new")
-    with converted("replace", path), contextlib.suppress(FileNotFoundError):
-        calls.unlink(fresh)
+    with converted("replace", path):
+        _clear(fresh, calls)
     try:
         file = AppendFile(fresh, create=True, mode=mode, calls=calls)
         try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from coffer.keys.clock import LAST_MS
 from coffer.keys.disk import opening
 from coffer.keys.disk.reading import read_up_to
 from coffer.keys.disk.syscalls import SYSTEM
@@ -31,6 +32,7 @@ __all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign", "this_
 _LONGEST: Final = 1 << 16
 _BEGIN: Final = b'{"pid"'  # how every lock text starts
 _REMOVE: Final = "move it away: it only names the process at work here, and the next command creates it anew"
+_LAST_PID: Final = (1 << 31) - 1
 _TRIES: Final = 5  # `holder` takes the lock for a moment too
 _PAUSE: Final = 0.02
 
@@ -58,10 +60,11 @@ class Holder:
         """Parse a lock's text; a malformed one gives an unknown holder."""
         try:
             who = json.loads(text)
-            return cls(
-                str(who["command"]), int(who["pid"]), str(who["host"]), dict(who["providers"]), int(who["since_ms"])
-            )
-        except (ValueError, KeyError, TypeError):
+            pid, since_ms = int(who["pid"]), int(who["since_ms"])
+            if not (0 <= pid <= _LAST_PID and 0 <= since_ms <= LAST_MS):
+                return cls()
+            return cls(str(who["command"]), pid, str(who["host"]), dict(who["providers"]), since_ms)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return cls()
 
 

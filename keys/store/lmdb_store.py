@@ -38,7 +38,7 @@ _RESTORE: Final = "stop the server, put the newest copy of the keyring folder ba
 class LmdbKeyringStore(KeyringStore):
     """Implements `KeyringStore` in a folder. `create` makes it (make_folder, LMDB files, fsync of the folder)."""
 
-    __slots__ = ("_env", "_failed", "_folder", "_lock", "_readonly", "_trust")
+    __slots__ = ("_env", "_failed", "_file", "_folder", "_lock", "_readonly", "_trust")
 
     def __init__(
         self, folder: Path, *, create: bool = False, readonly: bool = False, map_bytes: int = _FIRST_MAP
@@ -73,6 +73,7 @@ class LmdbKeyringStore(KeyringStore):
             raise refused(f"cannot open the keyring in {folder}", error, folder) from error
         except OSError as error:
             raise unavailable(error, "open", file) from error
+        self._file = _identity(file)
         if create:
             sync_folder(folder)
         if not readonly:
@@ -185,9 +186,15 @@ class LmdbKeyringStore(KeyringStore):
                     raise self._failed from error
 
     def require_writable(self) -> None:
-        """As `KeyringStore.require_writable`."""
+        """As `KeyringStore.require_writable`. A file that was replaced or removed while it was open takes nothing any
+        more: what is written to it would be gone with this process."""
         if self._failed is not None:
             raise self._failed.with_traceback(None)  # its traceback would grow with each raise
+        if not self._readonly and _identity(self._folder / "data.mdb") != self._file:
+            raise UnavailableError(
+                f"the keyring's file in {self._folder} was replaced or removed while it was in use",
+                hint=f"stop Coffer; see that {self._folder} is the newest keyring; then start it again",
+            )
 
     def _write(
         self,
@@ -243,6 +250,11 @@ class LmdbKeyringStore(KeyringStore):
         """Close the environment. Harmless when repeated; nothing waits to be written."""
         with self._lock:
             self._env.close()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    found = opening.status(file)
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _change(txn: Any, changed: Mapping[bytes, bytes | None]) -> None:

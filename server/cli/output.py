@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.keys.clock import LAST_MS
 from coffer.keys.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def size(count: int) -> str:
 
 
 def when(ms: int) -> str:
-    """Milliseconds since 1970 as UTC in ISO 8601, to the second."""
+    """Milliseconds since 1970 as UTC in ISO 8601, to the second; a number that is no date, as it is."""
+    if not 0 <= ms <= LAST_MS:
+        return f"{ms} ms, which is no date"
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat(timespec="seconds")
 
 

@@ -31,7 +31,8 @@ Works beside a running server. "index lag" counts records that the index on disk
 server has them in memory. "conflicts" are versions of instances that are not served because another version is; every
 version is kept. "in no study" are objects without a Study Instance UID, which coffer find does not show; --list names
 the first 1,000. "contradictions" are studies and series whose objects disagree about their attributes. "writing" is
-shown where nothing would be stored, as after a roll-back: with the cause, and the remedy."""
+shown where nothing is stored, as after a roll-back, or because a running server stopped storing: with the cause, and
+the remedy."""
 )
 @click.option(
     "--list", "listed", is_flag=True, help="Name the conflicts and the objects that are in no study or not indexed."
@@ -42,24 +43,25 @@ shown where nothing would be stored, as after a roll-back: with the cause, and t
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
     from coffer.archive.repair.planted import planted
-    from coffer.archive.verify.findings import FindingStore
     from coffer.server.anchor.key_place import exposed_key
     from coffer.server.clock.trust import trust
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, provider_location
+    from coffer.server.host.control import objection
+    from coffer.server.maintenance.acknowledged import findings_of
     from coffer.server.maintenance.refusal import refusal_of
 
     with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
         stats = archive.stats()
         path, key, memory = archive.config.archive, provider_location(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
-        waiting = len(FindingStore(archive.folder.scrub).open_entries())
+        waiting = len(findings_of(archive).open_entries())
         short = None if archive.shortfall is None else f"{archive.shortfall}: {archive.shortfall.hint()}"
         doubt = trust(archive.keyring, archive.last_record_ms).concern()
         kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]
-        refusal = refusal_of(archive)
+        refusal = refusal_of(archive) or objection(path, "store")
         degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:

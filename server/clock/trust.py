@@ -11,7 +11,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from coffer.keys.clock import ClockWatch, Sighting, reading
+from coffer.keys.clock import LAST_MS, ClockWatch, Sighting, reading
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.mailbox import clock
 
@@ -81,7 +81,4 @@ def granting_ms(keyring: Keyring) -> int:
 
 
 def _when(ms: int) -> str:
-    return f"{dt.datetime.fromtimestamp(min(ms, _MOST_MS) / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-_MOST_MS: Final = 253_402_300_799_000  # the end of the year 9999
+    return f"{dt.datetime.fromtimestamp(min(ms, LAST_MS) / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

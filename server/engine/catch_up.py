@@ -51,7 +51,7 @@ def set_aside(folder: ArchiveFolder, keyring: Keyring, log: LogReader) -> None:
     data = folder.index / "data.mdb"
     found = opening.status(data)
     if found is not None and stat.S_ISREG(found.st_mode) and (what := _wrong(folder, keyring, log)) is not None:
-        kept = folder.lost_and_found / f"{_ALTERED}{clock_ms()}.mdb"
+        kept = durable.spare(folder.lost_and_found / f"{_ALTERED}{clock_ms()}.mdb")
         durable.move(data, kept)
         _log.error("the index that is replaced was altered", name="index.set_aside", cause=what, kept=kept.name)
     durable.remove_folder(folder.index)
@@ -111,7 +111,7 @@ class IndexFeed:
     def _keep(self) -> None:
         """Keep an index that does not belong to its log: it shows that one of the two is not what it was."""
         mark = self._index.marks[OWN_LOG]
-        kept = self._lost_and_found / f"{_KEPT}{mark.tip.next_seq}-{mark.tip.head.hex()[:16]}.mdb"
+        kept = durable.spare(self._lost_and_found / f"{_KEPT}{mark.tip.next_seq}-{mark.tip.head.hex()[:16]}.mdb")
         self._index.copy(kept)
         _log.error(
             "the index knows records that the log does not have",

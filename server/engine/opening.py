@@ -8,13 +8,14 @@ rekeys, so that the index leads to records that can be opened, then what the ind
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.body.spool import clear_stale
+from coffer.archive.events.recorded import Occurrence
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
@@ -28,7 +29,9 @@ from coffer.keys.crypto import derive
 from coffer.keys.errors import CofferError, FormatError, HistoryError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
+from coffer.keys.mailbox import events
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.waiting_event import UNIQUE
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
@@ -329,7 +332,11 @@ def _reconcile(archive: WritableArchive, reconciler: Reconciler) -> None:
 
 
 def _record_deferred(archive: WritableArchive) -> None:
-    """Record what was repaired or recovered offline."""
+    """Let what was repaired or recovered offline wait for the log like any event: each act once, whatever stops this.
+
+    The keyring has the events, each under a row that follows from the act, before the file is gone; the caller
+    delivers them only then.
+    """
     try:
         deferred = read_deferred(archive.folder)
     except FormatError as error:  # anybody may have written it: a finding, but no reason to refuse stores
@@ -340,16 +347,18 @@ def _record_deferred(archive: WritableArchive) -> None:
             remedy=error.hint(),
         )
         return
-    for event in deferred:
-        if event.was_done(archive.folder):
-            archive.record_event(event.event)
-            facts = msgspec.to_builtins(event.event)
-            _log.warning(
-                "an offline repair was recorded", name="offline_event.recorded", code=event.event.code, **facts
-            )
-    if deferred:
-        archive.sign_checkpoint()
-        discard_deferred(archive.folder)
+    if not deferred:
+        return
+    done = {each.digest[:UNIQUE]: each.event for each in deferred if each.was_done(archive.folder)}
+    known = {each.unique for each in events.waiting(archive.keyring)}
+    made = {unique: event for unique, event in done.items() if unique not in known}
+    now_ms = clock_ms()
+    rows = [replace(archive.enclosed(Occurrence(event, now_ms)), unique=unique) for unique, event in made.items()]
+    events.leave(archive.keyring, rows)
+    for event in made.values():
+        facts = msgspec.to_builtins(event)
+        _log.warning("an offline repair was recorded", name="offline_event.recorded", code=event.code, **facts)
+    discard_deferred(archive.folder)
 
 
 def _change_over(archive: WritableArchive) -> None:

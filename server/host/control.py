@@ -21,13 +21,14 @@ from coffer.keys.errors import CofferError, UnavailableError
 from coffer.server.host.watched import Watched
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["ControlSocket", "give_order"]
+__all__ = ["ControlSocket", "give_order", "objection"]
 
 _log = get_logger()
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _LONGEST: Final = 4096
 _SECONDS: Final = 5.0  # to send an order
 _PATIENCE_SECONDS: Final = 30.0  # for its outcome
+_UNKNOWN: Final = "this server knows no such order"
 _NO_SERVER: Final = "no server of this archive runs on this host"
 
 
@@ -87,7 +88,7 @@ class ControlSocket:
     def _outcome(self, name: str) -> _Outcome:
         order = self._orders.get(name)
         if order is None:
-            return _Outcome("InputError", "this server knows no such order", "it is of another version: restart it")
+            return _Outcome("InputError", _UNKNOWN, "it is of another version: restart it")
         try:
             order()
         except CofferError as error:
@@ -98,6 +99,27 @@ class ControlSocket:
 def give_order(archive: Path, name: str) -> None:
     """Give an order to the server of an archive and wait for its outcome. Raises the error that it ended with,
     UnavailableError if no server of this account runs here, or it does not answer."""
+    outcome = _outcome_of(archive, name)
+    if outcome.kind:
+        raise _error(outcome)
+
+
+def objection(archive: Path, name: str) -> CofferError | None:
+    """The error that an order to the server of an archive ended with; None also where no server knows that order, or
+    none of this account runs here and answers."""
+    try:
+        outcome = _outcome_of(archive, name)
+    except UnavailableError:
+        return None
+    return _error(outcome) if outcome.kind and outcome.cause != _UNKNOWN else None
+
+
+def _error(outcome: _Outcome) -> CofferError:
+    kind: type[CofferError] = getattr(errors, outcome.kind, UnavailableError)
+    return kind(outcome.cause, hint=outcome.hint)
+
+
+def _outcome_of(archive: Path, name: str) -> _Outcome:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_PATIENCE_SECONDS)
         try:
@@ -110,12 +132,9 @@ def give_order(archive: Path, name: str) -> None:
         except OSError as error:
             raise UnavailableError("the server does not answer", hint="see its log") from error
     try:
-        outcome = msgspec.json.decode(answer, type=_Outcome)
+        return msgspec.json.decode(answer, type=_Outcome)
     except msgspec.MsgspecError as error:  # nothing: it takes no order of this account, or has just ended
         raise UnavailableError("the server takes no orders from this account", hint="run it as its account") from error
-    if outcome.kind:
-        kind: type[CofferError] = getattr(errors, outcome.kind, UnavailableError)
-        raise kind(outcome.cause, hint=outcome.hint)
 
 
 def _asked(sock: socket.socket, name: str) -> bytes:

@@ -49,5 +49,5 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
 def _late(folder: ArchiveFolder, seconds: float) -> UnavailableError:
     return UnavailableError(
         f"{writer(folder.lock) or 'the writer'} has signed nothing for {seconds:.0f} s",
-        hint="if it is a server, /readyz and its log show why; otherwise run the command again after it has ended",
+        hint="coffer status and its log show why; run the command again after it has ended, or was restarted",
     )

@@ -85,7 +85,7 @@ class Server:
         self._workers = Workers(config, self._keeper.outlet if self._keeper else None)
         self._listener = Listener(config, self._workers, self._metrics)
         self._metrics.registry.register(TlsCollector(self._keeper))
-        self._control = ControlSocket(config.archive, {"reload": self._reload})
+        self._control = ControlSocket(config.archive, {"reload": self._reload, "store": self._require_storing})
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
     @property
@@ -212,6 +212,11 @@ class Server:
             self._listener.admit(connection, Connected(host, certificate, is_encrypted=True))
         else:
             refuse_at_once(connection, CONGESTED)
+
+    def _require_storing(self) -> None:
+        """Return if objects are stored now. Raises the error of what stopped, which `coffer status` shows."""
+        if self._services is not None:
+            self._services.committer.require_accepting()
 
     def _reload(self) -> None:
         """Read users, keys of tokens and TLS files again. Raises ConfigError if any is not usable, UnavailableError:

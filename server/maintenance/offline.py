@@ -14,7 +14,6 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
 from coffer.archive.tree.mark import Mark
-from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
 from coffer.keys.clock import clock_ms
@@ -26,9 +25,11 @@ from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.checkpoint_signer import finish
 from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.engine.rollback import LostHold, Missed, keys_since, missed, report_trouble, shred_again
+from coffer.server.maintenance.acknowledged import findings_of
 
 __all__ = [
     "KeyringInspection",
@@ -99,9 +100,9 @@ def inspect_keyring(folder: ArchiveFolder) -> KeyringInspection:
     return KeyringInspection(remembered, seen, state.readable, objection, is_usable=state.complaint is None)
 
 
-def settle_findings(folder: ArchiveFolder) -> None:
+def settle_findings(archive: ReadableArchive) -> None:
     """Drop scrub findings about a history that was decided since; damaged bodies stay until they are read again."""
-    findings = FindingStore(folder.scrub)
+    folder, findings = archive.folder, findings_of(archive)
     entries = findings.entries()
     if entries:
         left = list(

@@ -12,12 +12,13 @@ from typing import Final
 
 from coffer.archive.store.segment_store import total_bytes
 from coffer.archive.tree.checkpoint import remembered_checkpoint
-from coffer.archive.verify.findings import FindingStore
+from coffer.archive.verify.findings import Acknowledgement
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import Scrub, ScrubStep, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.server.engine.archive import ReadableArchive
+from coffer.server.maintenance.acknowledged import FOREIGN, findings_of
 from coffer.server.maintenance.index_job import is_about_index
 from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
@@ -42,7 +43,7 @@ class ScrubJob:
         self._metrics = metrics
         self._days = days
         self.stopping = threading.Event()
-        self.findings = FindingStore(archive.folder.scrub)
+        self.findings = findings_of(archive)
         self._scrub = Scrub(
             archive.folder,
             remembered=lambda: remembered_checkpoint(archive.keyring.remembered_checkpoint(), archive.folder),
@@ -57,6 +58,7 @@ class ScrubJob:
             _log.error(
                 "a finding is not acknowledged", name="finding.reported",
                 finding=entry.name, what=entry.what, record=entry.record,
+                state=self.findings.acknowledgement(entry).value,
             )  # fmt: skip
         self._metrics.attach_scrub(self.facts)
 
@@ -89,7 +91,9 @@ class ScrubJob:
             waiting = self.findings.open_entries()
         except CofferError as error:
             return [str(error)]
-        return [f"{len(waiting)} findings of the scrub wait for an answer: coffer scrub show"] if waiting else []
+        foreign = sum(self.findings.acknowledgement(each) is Acknowledgement.FOREIGN for each in waiting)
+        found = [f"{len(waiting)} findings of the scrub wait for an answer: coffer scrub show"] if waiting else []
+        return [*found, f"{foreign} {FOREIGN}"] if foreign else found
 
     def facts(self) -> tuple[float, int]:
         """Return the seconds since the segment that waits longest was read, and how many findings are open."""

@@ -167,7 +167,7 @@ class ScrubLife(Life):
         log.close()
 
     def act(self, rng: random.Random) -> None:
-        told, ledger = self.promises, FindingStore(self.root / "scrub", self.calls)
+        told, ledger = self.promises, FindingStore(self.root / "scrub", self.calls, key=KEK)
         what = rng.random()
         if what < 0.3:
             finding = Finding(1, self._findings // 2, None, "damage")  # half of them for a second time

@@ -101,7 +101,7 @@ def test_what_a_killed_command_left_is_stable_once_it_is_said_again(memory: Path
         finding = FindingStore(live).add(Finding(1, 96, 0, "damage"), 1)
         assert finding is not None
         calls = Watched(live, Disk.of(live), random.Random(f"{does}/{number}"))
-        keeper, ledger = KeyFileProvider(live / "key", calls=calls), FindingStore(live, calls)
+        keeper, ledger = KeyFileProvider(live / "key", calls=calls), FindingStore(live, calls, key=KEK)
         act: dict[str, Callable[[], object]] = {
             "adopt": lambda keeper=keeper: keeper.adopt_epoch(3, KEK, b""),
             "destroy": lambda keeper=keeper: keeper.destroy_epoch(2),

@@ -4,6 +4,8 @@ Adversary: as in `test_every_remedy_works`. Crossed with every part of an archiv
 remedy that is offered for it.
 """
 
+import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,14 @@ from typing import Final
 
 import pytest
 
+from coffer.archive.events.event import Event
+from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
+from coffer.archive.format.record import Kind
+from coffer.archive.repair.deferred_events import DeferredEvent, defer
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.findings import RecordedFinding
+from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_reading
 from tests.conftest import ROOT
 from tests.promises.damaged import COMMANDS, FILES, damage, fold, remove
 from tests.server.filled import run, told
@@ -177,4 +187,97 @@ def test_status_says_when_nothing_is_stored_and_why(
     assert "writing" in run("status").output
     run("put", "files", code=13)
     run("mark", "renew", "--reason", "this is the one that counts")
+    require_whole()
+
+
+def in_the_way(folder: Path) -> None:
+    """Somebody who writes the folder put things wherever a recovery writes: names that are taken, folders in the place
+    of files that are about to be written, and as many announcements as fit."""
+    archive = ArchiveFolder.open(folder / "archive")
+    note = hashlib.sha256(archive.checkpoint.read_bytes()).hexdigest()[:16]
+    history = hashlib.sha256(archive.checkpoint_history.read_bytes()).hexdigest()[:16]
+    for name in (
+        f"lost+found/checkpoint-{note}.note", f"lost+found/history-{history}.notes", "lost+found/pending.json",
+        ".pending.json.new", "checkpoints/.latest.new", "checkpoints/.history.new", ".tiles.old",
+    ):  # fmt: skip
+        (archive.path / name / "below").mkdir(parents=True)
+    claims = [SegmentRepaired(segment=1, taken_records=(number,), kept=None) for number in range(1000)]
+    defer(archive, [DeferredEvent(claim, "segment:1:") for claim in claims])
+
+
+@pytest.mark.parametrize(("remedy", "kind"), [("recover from", SegmentsTaken), ("accept-loss", LossAccepted)])
+def test_what_is_planted_where_a_remedy_writes_stops_none(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remedy: str, kind: type[Event]
+) -> None:
+    copy, site = copy_of(whole, tmp_path / "copy"), copy_of(whole, tmp_path / "site")
+    monkeypatch.chdir(site)
+    damage(site / FILES["history"])
+    in_the_way(site)
+    (line,) = (line for line in remedies() if remedy in line)
+    run(*typed(line, copy))
+    assert "Coffer did not put it there" in run("verify", code=1).output
+    pushed_aside = [path.parent for path in Path("archive").rglob("below")]
+    assert len(pushed_aside) > 3
+    for path in pushed_aside:
+        shutil.rmtree(path)
+    require_whole()
+    with open_reading(load_config(Path("coffer.toml"))) as archive:
+        (event,) = (each.event for each in archive.events(frozenset({Kind.REPAIR})))
+    assert isinstance(event, kind)
+
+
+def obey(said: str, copy: Path, heap: Path) -> None:
+    """Do what a message tells to do, as somebody does who knows nothing else."""
+    named = re.search(r"(?:archive: (\S+)|(/\S+)) (?:is a |cannot be read)", said)
+    if named and ("move it away" in said or named[1]):
+        Path("archive", named[1] or named[2]).rename(heap / str(len(list(heap.iterdir()))))
+    elif "coffer index rebuild" in said:
+        carry_out(["index", "rebuild"], copy, heap)
+    elif "coffer repair --from COPY" in said:
+        carry_out(["repair", "--from", str(copy / "archive")], copy, heap)
+    elif "coffer recover show" in said:
+        carry_out(typed(next(line for line in remedies() if "recover from" in line), copy), copy, heap)
+    else:
+        assert "not acknowledged: what says so was written without the archive's key" in said, said
+        run("scrub", "acknowledge")
+
+
+def carry_out(words: list[str], copy: Path, heap: Path) -> None:
+    """Type a remedy; where it is refused itself, do first what it says then."""
+    done = run(*words, code=None)
+    if done.exit_code not in {0, 1}:
+        obey(done.output, copy, heap)
+
+
+def plant_findings(folder: Path) -> None:
+    """A finding that says it is acknowledged, and one with a time that is no date."""
+    scrub = folder / "archive/scrub"
+    for planted in (
+        RecordedFinding(1, 96, 0, "the body does not match its hash", 5, acknowledged_ms=6),
+        RecordedFinding(1, 97, 0, "a record is cut", 1 << 62),
+    ):
+        (scrub / f"{planted.name}.finding").write_bytes(planted.serialize())
+
+
+@pytest.mark.parametrize("fault", [damage, fold])
+def test_who_obeys_what_each_command_prints_has_a_whole_archive_in_the_end(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path], None]
+) -> None:
+    copy, site = copy_of(whole, tmp_path / "copy"), copy_of(whole, tmp_path / "site")
+    monkeypatch.chdir(site)
+    for name in ("index", "endorsements", "history"):
+        fault(site / FILES[name])
+    plant_findings(site)
+    pending = site / "archive/pending.json"
+    pending.write_bytes(b"noise")
+    fault(pending)
+    heap = tmp_path / "heap"
+    heap.mkdir()
+    for words in (("scrub", "show"), ("find",), ("put", "files"), ("verify",)):
+        for _ in range(6):
+            done = run(*words, code=None)
+            if not done.exit_code:
+                break
+            obey(done.output, copy, heap)
+        assert done.exit_code == 0, done.output
     require_whole()

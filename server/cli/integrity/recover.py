@@ -101,7 +101,7 @@ def take(chosen: Chosen, copy: Path) -> None:
             )
     with admitted.open_writer() as archive:
         records = archive.log.next_seq
-        settle_findings(archive.folder)
+        settle_findings(archive)
     if chosen.json:
         output.as_json({"segments": numbers, "records": records})
     elif numbers:
@@ -149,7 +149,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
         if hand.outside is not None:
             archive.renew_mark("coffer recover accept-loss", admitted.principal.officer)
         records = archive.log.next_seq
-        settle_findings(archive.folder)
+        settle_findings(archive)
     if chosen.json:
         output.as_json(
             {

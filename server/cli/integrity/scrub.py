@@ -12,7 +12,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.archive.verify.findings import RecordedFinding
+    from coffer.archive.verify.findings import FindingStore, RecordedFinding
 
 
 @click.group()
@@ -27,7 +27,8 @@ Examples:
   coffer scrub show --json | jq '.findings[].what'
 
 \b
-Needs no key and works beside a server. Exit code 1 while findings are not acknowledged."""
+Works beside a server. Exit code 1 while findings are not acknowledged. An acknowledgement counts if it was made with
+the archive's key, which has to be at hand to check it: without, every finding counts as not acknowledged."""
 )
 @archive_options()
 @json_option
@@ -37,9 +38,9 @@ def show(chosen: Chosen) -> None:
     config = chosen.existing(Action.INSPECT).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.checkpoint import Checkpoint
-    from coffer.archive.verify.findings import FindingStore
     from coffer.archive.verify.scrub import Scrub
     from coffer.keys.clock import clock_ms
+    from coffer.server.maintenance.acknowledged import findings_as_far_as_known
 
     folder = ArchiveFolder.open(config.archive)
 
@@ -47,23 +48,25 @@ def show(chosen: Chosen) -> None:
         return None
 
     state = Scrub(folder, remembered=nothing, now_ms=clock_ms, pace=lambda _: None, on_finding=lambda _: None)
-    oldest, entries = state.oldest_ms(), FindingStore(folder.scrub).entries()
-    waiting = [e for e in entries if not e.acknowledged_ms]
+    oldest = state.oldest_ms()
+    with findings_as_far_as_known(config) as findings:
+        rows = [_row(findings, each) for each in findings.entries()]
+        waiting = len(findings.open_entries())
     age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
     if chosen.json:
         progress = {"passes": state.position.passes, "segment": state.position.segment}
-        output.as_json({**progress, "oldest_unverified_seconds": age, "findings": [_row(e) for e in entries]})
+        output.as_json({**progress, "oldest_unverified_seconds": age, "findings": rows})
     else:
         output.facts(
             {
                 "full passes": str(state.position.passes),
                 "next": f"segment {state.position.segment}, offset {state.position.offset}",
                 "oldest": f"{age / 86400:.1f} days since it was read or stored",
-                "findings": f"{len(waiting)} not acknowledged, {len(entries) - len(waiting)} acknowledged",
+                "findings": f"{waiting} not acknowledged, {len(rows) - waiting} acknowledged",
             }
         )
-        for entry in entries:
-            output.say(output.plain(_line(entry)))
+        for row in rows:
+            output.say(output.plain(_line(row)))
     if waiting:
         click.get_current_context().exit(1)
 
@@ -75,7 +78,7 @@ Examples:
   coffer scrub acknowledge 2-35184-a81c03      one, by its name in `coffer scrub show`
 
 \b
-Needs no key and works beside a server. It repairs nothing: it ends the warnings about damage that you know of. The
+Needs the key and works beside a server. It repairs nothing: it ends the warnings about damage that you know of. The
 finding stays listed until the record is repaired (coffer repair) and read again."""
 )
 @click.argument("names", nargs=-1, metavar="[FINDING]...")
@@ -85,23 +88,22 @@ finding stays listed until the record is repaired (coffer repair) and read again
 def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
     """Acknowledge findings; without names, all of them."""
     config = chosen.existing(Action.ACKNOWLEDGE).config
-    from coffer.archive.store.folder import ArchiveFolder
-    from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms
+    from coffer.server.maintenance.acknowledged import findings_with_key
 
-    done = FindingStore(ArchiveFolder.open(config.archive).scrub).acknowledge(names, clock_ms())
+    with findings_with_key(config) as findings:
+        done = [_row(findings, each) for each in findings.acknowledge(names, clock_ms())]
     if chosen.json:
-        output.as_json({"acknowledged": [_row(e) for e in done]})
+        output.as_json({"acknowledged": done})
     else:
         output.say(f"{len(done)} findings are acknowledged")
 
 
-def _row(entry: RecordedFinding) -> dict[str, Any]:
-    return {"finding": entry.name, **dataclasses.asdict(entry)}
+def _row(findings: FindingStore, entry: RecordedFinding) -> dict[str, Any]:
+    return {"finding": entry.name, "state": findings.acknowledgement(entry).value, **dataclasses.asdict(entry)}
 
 
-def _line(entry: RecordedFinding) -> str:
-    record = "" if entry.record is None else f", record {entry.record}"
-    state = "acknowledged" if entry.acknowledged_ms else "not acknowledged"
-    where = f"segment {entry.segment}, offset {entry.offset}{record}"
-    return f"{entry.name}  {state}, found {output.when(entry.found_ms)}: {where}: {entry.what}"
+def _line(row: dict[str, Any]) -> str:
+    record = "" if row["record"] is None else f", record {row['record']}"
+    where = f"segment {row['segment']}, offset {row['offset']}{record}"
+    return f"{row['finding']}  {row['state']}, found {output.when(row['found_ms'])}: {where}: {row['what']}"

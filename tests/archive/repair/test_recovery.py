@@ -99,7 +99,7 @@ def test_what_was_cut_waits_for_an_answer_and_goes_once_it_has_one(small: SmallA
     path = small.segments()[0]
     path.write_bytes(path.read_bytes()[:-5000])
     small.writer()
-    ledger = FindingStore(small.folder.scrub)
+    ledger = FindingStore(small.folder.scrub, key=Secret(bytes(32)))
     (finding,) = ledger.open_entries()
     assert ledger.settle([0, 1], []) == []
     assert ledger.open_entries() == [finding]

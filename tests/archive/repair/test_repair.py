@@ -1,5 +1,6 @@
 """Damage is mended from a copy, without keys, and only with what was signed; a stop at any call loses nothing."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.events.repairs import SegmentRepaired
+from coffer.archive.events.repairs import LossAccepted, SegmentRepaired
 from coffer.archive.format.record import HEADER, record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.repair.deferred_events import read_deferred
+from coffer.archive.repair.deferred_events import DeferredEvent, defer, read_deferred
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import CofferError, InputError, IntegrityError, UnavailableError
-from tests.archive.conftest import FaultyCalls, SmallArchive
+from tests.archive.conftest import SIGNER, FaultyCalls, SmallArchive
+from tests.archive.events.samples import sample
 
 ONE = record_size(40)
 THREE = SEGMENT_HEADER.size + 3 * ONE
@@ -251,6 +253,90 @@ def test_a_stop_at_every_call(
     assert failures > 15
     for number, data in good.items():
         assert small.folder.segment_files.path(number).read_bytes() == data
+
+
+def test_a_repair_that_is_run_again_after_a_crash_is_announced_once(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
+    small, copy = pair
+    for number in (1, 3):
+        flip(small.folder, number, record(1, HEADER.size))
+    damaged = {number: small.folder.segment_files.path(number).read_bytes() for number in (1, 3)}
+    repair(small.folder, copy)
+    announced = read_deferred(small.folder)
+    small.folder.segment_files.path(3).write_bytes(damaged[3])  # as if it had stopped between the two
+    repair(small.folder, copy)
+    assert read_deferred(small.folder) == announced
+    assert len(announced) == 2
+
+
+def planted(count: int) -> list[DeferredEvent]:
+    return [
+        DeferredEvent(SegmentRepaired(segment=1, taken_records=(number,), kept=None), "segment:1:")
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("what", ["a thousand", "noise", "a folder"])
+def test_what_lies_in_the_place_of_announcements_is_set_aside_and_stops_no_repair(
+    pair: tuple[SmallArchive, ArchiveFolder], what: str
+) -> None:
+    small, copy = pair
+    path = small.folder.path / "pending.json"
+    if what == "a thousand":
+        defer(small.folder, planted(1000))
+    elif what == "noise":
+        path.write_bytes(b"noise")
+    else:
+        path.mkdir()
+    (small.folder.lost_and_found / "pending.json").mkdir()
+    (small.folder.path / ".pending.json.new").mkdir()
+    before = path.read_bytes() if path.is_file() else None
+    flip(small.folder, 1, record(1, HEADER.size))
+    repair(small.folder, copy)
+    (deed,) = read_deferred(small.folder)
+    assert isinstance(deed.event, SegmentRepaired)
+    assert deed.event.taken_records == (1,)
+    (kept,) = small.folder.lost_and_found.glob("pending.json-*")
+    assert (kept.read_bytes() if kept.is_file() else None) == before
+    assert list(small.folder.path.glob(".pending.json.new-*"))
+
+
+def test_signed_announcements_stay_where_planted_ones_leave_no_room(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
+    small, copy = pair
+    signed = [
+        DeferredEvent.signed(SIGNER, small.folder, sample(LossAccepted), f"note:{number:064x}") for number in range(2)
+    ]
+    defer(small.folder, [*signed, *planted(998)])
+    flip(small.folder, 1, record(1, HEADER.size))
+    repair(small.folder, copy)
+    assert read_deferred(small.folder)[:2] == signed
+    assert len(read_deferred(small.folder)) == 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "other bytes"])
+def test_a_name_that_is_taken_in_lost_and_found_stops_no_repair(
+    pair: tuple[SmallArchive, ArchiveFolder], kind: str
+) -> None:
+    small, copy = pair
+    flip(small.folder, 1, record(1, HEADER.size))
+    damaged = small.folder.segment_files.path(1).read_bytes()
+    taken = small.folder.lost_and_found / f"00000001.seg-damaged-{hashlib.sha256(damaged).hexdigest()[:16]}"
+    take(taken, kind)
+    (mended,) = repair(small.folder, copy).repaired
+    assert mended.kept.startswith(f"{taken.name}-")
+    assert (small.folder.lost_and_found / mended.kept).read_bytes() == damaged
+    (deed,) = read_deferred(small.folder)
+    assert deed.was_done(small.folder)
+
+
+def take(path: Path, kind: str) -> None:
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("nowhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"other bytes")
 
 
 def test_a_copy_that_is_no_archive(pair: tuple[SmallArchive, ArchiveFolder], tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ class FaultySegments(SegmentStore):
     def replace(self, sealed: SealedSegment, kept: str) -> Receipt:
         return self._through(lambda: self.inner.replace(sealed, kept))
 
+    def kept_as(self, log: LogId, number: int, wanted: str) -> str:
+        return self._through(lambda: self.inner.kept_as(log, number, wanted))
+
     def was_replaced(self, log: LogId, number: int, kept: str) -> bool:
         return self._through(lambda: self.inner.was_replaced(log, number, kept))
 
@@ -72,6 +75,9 @@ class Patient(SegmentStore):
 
     def replace(self, sealed: SealedSegment, kept: str) -> Receipt:
         return until_answered(lambda: self.inner.replace(sealed, kept))
+
+    def kept_as(self, log: LogId, number: int, wanted: str) -> str:
+        return until_answered(lambda: self.inner.kept_as(log, number, wanted))
 
     def was_replaced(self, log: LogId, number: int, kept: str) -> bool:
         return until_answered(lambda: self.inner.was_replaced(log, number, kept))

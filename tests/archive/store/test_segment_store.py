@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -130,6 +131,19 @@ def test_a_replaced_segment_is_kept_under_its_name(place: Place) -> None:
     assert not place.store.was_replaced(LOG, 1, "other")
     place.store.replace(sealed(1, TWO), "damaged")
     assert (place.held(1), place.kept()) == (TWO, {"damaged": ONE})
+
+
+def test_a_name_that_other_bytes_have_is_not_given(place: Place) -> None:
+    place.store.put(sealed(1, ONE))
+    place.store.put(sealed(2, TWO))
+    assert place.store.kept_as(LOG, 1, "kept") == "kept"
+    place.store.replace(sealed(2, ONE), "kept")
+    place.store.put(sealed(3, TWO))
+    assert place.store.kept_as(LOG, 3, "kept") == "kept"  # the same bytes
+    other = place.store.kept_as(LOG, 1, "kept")
+    assert re.fullmatch(r"kept-[0-9a-f]{8}", other)
+    place.store.replace(sealed(1, TWO), other)
+    assert place.kept() == {"kept": TWO, other: ONE}
 
 
 def test_replacing_never_loses_what_it_finds(place: Place) -> None:

@@ -2,20 +2,24 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coffer.archive.format.record import HEADER, record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.tree.checkpoint import read_checkpoint
-from coffer.archive.verify.findings import FindingStore, RecordedFinding
+from coffer.archive.verify.findings import Acknowledgement, FindingStore, RecordedFinding
 from coffer.archive.verify.report import Finding
-from coffer.archive.verify.scrub import Scrub, StoppedError
-from coffer.keys.errors import FormatError, NotFoundError
+from coffer.archive.verify.scrub import Scrub, ScrubPosition, StoppedError, parse_position
+from coffer.keys.errors import FormatError, KeyUnavailableError, NotFoundError
+from coffer.keys.memory.secret import Secret
 from tests.archive.conftest import FIRST_MS, SmallArchive, entry
 
 SIZE = 900_000
+KEY = Secret(b"\x07" * 32)
 ONE = record_size(SIZE)
 
 
@@ -209,18 +213,64 @@ CUT = Finding(3, 500, None, "a record is cut")
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> FindingStore:
-    return FindingStore(tmp_path)
+    return FindingStore(tmp_path, key=KEY)
 
 
 def test_a_finding_is_kept_once_until_it_is_answered(ledger: FindingStore, tmp_path: Path) -> None:
     made = ledger.add(FLIPPED, 5)
     assert made is not None
     assert ledger.add(FLIPPED, 6) is None
-    assert [e.found_ms for e in FindingStore(tmp_path).open_entries()] == [5]
+    assert [e.found_ms for e in FindingStore(tmp_path, key=KEY).open_entries()] == [5]
     assert ledger.acknowledge([made.name], 9) == FindingStore(tmp_path).entries()
     assert ledger.open_entries() == []
     assert ledger.add(FLIPPED, 10) is None
     assert ledger.open_entries() == []
+
+
+def test_an_acknowledgement_counts_only_with_its_seal(ledger: FindingStore, tmp_path: Path) -> None:
+    made = ledger.add(FLIPPED, 5)
+    assert made is not None
+    keyless = FindingStore(tmp_path)
+    with pytest.raises(KeyUnavailableError):
+        keyless.acknowledge([], 9)
+    (true,) = ledger.acknowledge([], 9)
+    assert keyless.open_entries() == [true]
+    assert keyless.acknowledgement(true) is Acknowledgement.UNCHECKED
+    other = replace(true, found_ms=6)  # of the same damage, found again later
+    for planted in (
+        replace(made, acknowledged_ms=9),
+        replace(true, acknowledged_ms=8),
+        other,
+        other.sealed(Secret(b"\x08" * 32)),
+    ):
+        (tmp_path / f"{made.name}.finding").write_bytes(planted.serialize())
+        assert ledger.open_entries() == [planted]
+        assert ledger.acknowledgement(planted) is Acknowledgement.FOREIGN
+    assert [each.found_ms for each in ledger.acknowledge([made.name], 10)] == [6]
+    assert ledger.open_entries() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"found_ms": 1 << 62}, {"found_ms": -1}, {"acknowledged_ms": 253_402_300_800_000}, {"segment": 1 << 63},
+        {"record": -1}, {"offset": -96}, {"seal": "0"}, {"kept": "../x"},
+    ],
+)  # fmt: skip
+def test_a_planted_finding_with_impossible_values_is_refused(
+    ledger: FindingStore, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    planted = replace(RecordedFinding(2, 96, 7, FLIPPED.what, 5), **wrong)
+    (tmp_path / f"{planted.name}.finding").write_bytes(planted.serialize())
+    with pytest.raises(FormatError, match="cannot be read"):
+        ledger.entries()
+
+
+@pytest.mark.parametrize("wrong", [{"offset": 1 << 64}, {"passes": 1 << 63}, {"verified": {1: 1 << 60}}])
+def test_a_planted_position_with_impossible_values_is_none(wrong: dict[str, Any]) -> None:
+    parse_position(ScrubPosition().serialize())
+    with pytest.raises(FormatError):
+        parse_position(replace(ScrubPosition(), **wrong).serialize())
 
 
 def test_a_second_look_drops_what_is_mended_and_keeps_the_rest(ledger: FindingStore) -> None:

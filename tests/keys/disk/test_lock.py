@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.crypto.shamir import combine
-from coffer.keys.disk.lock import ChangeLock, holder
+from coffer.keys.disk.lock import ChangeLock, Holder, holder
 from coffer.keys.errors import KeyUnavailableError, LockedError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
@@ -276,3 +276,13 @@ def test_an_epoch_without_its_provider_is_given_up_and_ended_later(tmp_path: Pat
     ring.close()
     shutil.copytree(tmp_path / "keyring", tmp_path / "copy")
     assert opened_afresh(tmp_path) == kcvs
+
+
+@pytest.mark.parametrize(
+    "pid", ["1" + "0" * 30, "-1", "Infinity", "NaN", "[" * 60_000, '"9"' * 3, str(1 << 31)], ids=lambda text: text[:9]
+)
+def test_a_text_with_impossible_numbers_names_nobody(pid: str) -> None:
+    text = '{"pid": %s, "host": "h", "command": "c", "providers": {}, "since_ms": 0}'
+    assert Holder.decode((text % "7").encode()).pid == 7
+    assert Holder.decode((text % pid).encode()) == Holder()
+    assert Holder.decode(text.replace("0}", f"{1 << 60}}}").replace("%s", "7").encode()) == Holder()

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from coffer.keys import errors
 from coffer.server.access.action import Action
-from coffer.server.cli import main
+from coffer.server.cli import main, output
 from coffer.server.cli.options import Chosen
 from coffer.server.cli.reference import command_line_page, exit_codes
 from tests.conftest import absent
@@ -88,6 +88,12 @@ def test_the_reference_page_is_rendered_from_the_commands() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == command_line_page(), (
         "run: python -m coffer.server.cli.reference docs"
     )
+
+
+@pytest.mark.parametrize("ms", [-1, 253_402_300_800_000, (1 << 64) - 1])
+def test_a_time_that_is_no_date_is_shown_as_the_number_that_it_is(ms: int) -> None:
+    assert output.when(ms) == f"{ms} ms, which is no date"
+    assert output.when(253_402_300_799_999 - 999) == "9999-12-31T23:59:59+00:00"
 
 
 def test_exit_codes_are_those_of_the_error_tree() -> None:

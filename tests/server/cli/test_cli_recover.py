@@ -11,9 +11,13 @@ from coffer.archive.events.event import Event, UnknownEvent
 from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
 from coffer.archive.format.record import Kind
 from coffer.archive.format.segment import HEADER
+from coffer.archive.repair.repair import repair
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
+from coffer.keys.errors import UnavailableError
 from coffer.server.config.load import load_config
+from coffer.server.engine import opening
 from coffer.server.engine.opening import open_reading
 from coffer.server.main.demo import sample_study
 from coffer.server.main.service import Server
@@ -78,6 +82,27 @@ def test_the_remedy_by_a_copy(archive: Path) -> None:
     assert [e.what for e in ledger.entries()] == ["the body does not match its hash"]  # nobody has read it again yet
     assert not (archive / "pending.json").exists()
     assert "were signed here" in run("recover", "from", "old", code=12).output
+
+
+def test_an_act_is_recorded_once_whatever_stops_its_recording(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(archive / "segments" / "00000001.seg", HEADER.size + 1000)
+    keyless = repair(ArchiveFolder.open(archive), ArchiveFolder.open(Path("new")))
+    assert keyless.remaining == []
+    config = load_config(Path("coffer.toml"))
+
+    def stopped(_: object) -> None:
+        raise UnavailableError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "discard_deferred", stopped)
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="the disk is gone"):
+                opening.open_writer(config)
+    assert (archive / "pending.json").exists()
+    run("checkpoint", "sign")
+    assert not (archive / "pending.json").exists()
+    (event,) = events(archive)
+    assert isinstance(event, SegmentRepaired)
 
 
 def back_to(*parts: str) -> None:

@@ -2,23 +2,29 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coffer.archive.format.segment import HEADER
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import ScrubStep
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
+from coffer.server.maintenance.acknowledged import FOREIGN
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe.metrics import Metrics
 from tests.server.filled import flip, free_port, run, study_files, told
 
+COFFER = Path(sys.executable).with_name("coffer")
 QUICK = 1e-7  # days: a pass takes 10 ms
 
 
@@ -37,6 +43,29 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def write_config(days: float) -> None:
     ports = f"[dimse]\nport = {free_port()}\nprocesses = 1\n[http]\nport = {free_port()}\n"
     Path("coffer.toml").write_text(f"archive = 'data'\n[storage]\nreserve_bytes = 0\nscrub_days = {days:.9f}\n{ports}")
+
+
+def beside(*words: str, code: int = 0) -> str:
+    """What a command prints that runs in a process of its own, as beside a server."""
+    done = subprocess.run([COFFER, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_server_whose_keyring_was_replaced_stores_nothing_and_status_says_so(archive: Path) -> None:
+    write_config(0)
+    with Server(load_config(Path("coffer.toml"))) as server:
+        assert json.loads(beside("status", "--json"))["refused"] is None
+        data = archive / "keyring" / "data.mdb"
+        shutil.copy(data, "copied")
+        Path("copied").replace(data)
+        (reason,) = server.reasons()
+        assert "was replaced or removed while it was in use" in reason
+        refused = json.loads(beside("status", "--json"))["refused"]
+        assert refused["cause"] == reason
+        assert "start it again" in refused["remedy"]
+    with Server(load_config(Path("coffer.toml"))) as server:
+        assert server.reasons() == []
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -75,8 +104,13 @@ def test_a_finding_stays_until_it_is_acknowledged_or_mended(archive: Path) -> No
         (concern,) = json.loads(page(server, "/readyz"))["degraded"]
         assert concern == "1 findings of the scrub wait for an answer: coffer scrub show"
         assert "1 not acknowledged" in run("scrub", "show", code=1).output
-        run("scrub", "acknowledge", "9-9-abcdef", code=5)
-        assert "1 findings are acknowledged" in run("scrub", "acknowledge").output
+        assert "there is no finding" in beside("scrub", "acknowledge", "9-9-abcdef", code=5)
+        (planted,) = (replace(each, acknowledged_ms=9) for each in FindingStore(archive / "scrub").entries())
+        (archive / "scrub" / f"{planted.name}.finding").write_bytes(planted.serialize())
+        assert json.loads(page(server, "/readyz"))["degraded"] == [concern, f"1 {FOREIGN}"]
+        assert metric(server, "coffer_scrub_findings") == 1
+        assert "not acknowledged: what says so was written without the archive's key" in beside("scrub", "show", code=1)
+        assert "1 findings are acknowledged" in beside("scrub", "acknowledge")
         assert json.loads(page(server, "/readyz"))["degraded"] == []
         before = metric(server, "coffer_scrub_records_total")
         until(lambda: metric(server, "coffer_scrub_records_total") > before + 20)
