@@ -14,6 +14,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.warm_readers import READERS, WarmReaders
+
 settings.register_profile(
     "suite", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -45,6 +47,17 @@ def _marks_elsewhere() -> Iterator[None]:
     if before is not None:
         os.environ["XDG_STATE_HOME"] = before
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _readers_loaded_once() -> Iterator[None]:
+    """Commands that run in the tests' own process start their readers as forks (`tests.warm_readers`)."""
+    warm = WarmReaders()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in READERS:
+            patch.setattr(module, "subprocess", warm)
+        yield
+    warm.close()
 
 
 @pytest.fixture
