@@ -122,6 +122,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        SetClock(folder / "clock.json").install(patch)
         coffer = CofferProcess(folder)
         coffer.init()
         today = dt.datetime.now(dt.UTC).date()
