@@ -95,9 +95,20 @@ def shared_data() -> Path:
     return data
 
 
-SLOWEST = ("test_every_kill.py", "test_faults.py", "test_crash.py", "test_corpus.py", "test_bytes_in_bytes_out.py")
+SLOWEST = (
+    "test_every_kill.py",
+    "test_faults.py",
+    "test_corpus.py",
+    "test_crash.py",
+    "test_a_wrong_clock_grants_nothing.py",
+    "test_sequences.py",
+    "test_every_change_is_signed.py",
+    "test_bytes_in_bytes_out.py",
+    "test_cli_archive.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first: at the end all workers but one would wait for them."""
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOWEST)))
