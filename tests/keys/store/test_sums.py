@@ -16,7 +16,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.store import trust
 from coffer.keys.store.keyring_store import KeyringStore
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import FOLD_KEY, RowSums, bucket_of, sum_key
+from coffer.keys.store.sums import FOLD_KEY, Fold, RowSums, bucket_of, sum_key
 from tests.keyless import change, rows_of
 
 ROOT = Secret(bytes(32))
@@ -186,6 +186,19 @@ def test_a_fold_follows_what_other_processes_write_and_knows_it(folder: Path) ->
             assert store.complaint() is None
     assert len(lineages) == 4
     assert rows_of(folder)[b"W"] == b"note"
+
+
+def test_a_fold_knows_the_state_it_kept_and_what_its_lineage_wrote_later() -> None:
+    fold = Fold(b"L" * 16, ((5).to_bytes(8, "big") + b"n" * 16) * 256)
+
+    def row(generation: int, lineage: bytes, nonce: bytes) -> bytes:
+        return generation.to_bytes(8, "big") + lineage * 16 + nonce * 16
+
+    assert fold.knows(7, row(5, b"K", b"n"))
+    assert fold.knows(7, row(6, b"L", b"m"))
+    assert fold.knows(7, row(256, b"L", b"m"))
+    for unknown in (row(5, b"L", b"m"), row(4, b"L", b"m"), row(6, b"K", b"m"), row(6, b"K", b"n"), b""):
+        assert not fold.knows(7, unknown)
 
 
 def test_a_fold_that_is_gone_is_not_made_again(folder: Path) -> None:
