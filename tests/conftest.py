@@ -97,6 +97,7 @@ def shared_data() -> Path:
 
 SLOWEST = (
     "test_every_kill.py",
+    "test_forgery.py",
     "test_faults.py",
     "test_corpus.py",
     "test_crash.py",
