@@ -14,6 +14,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.warm_readers import READERS, WarmReaders
+
 settings.register_profile(
     "suite", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -45,6 +47,17 @@ def _marks_elsewhere() -> Iterator[None]:
     if before is not None:
         os.environ["XDG_STATE_HOME"] = before
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _readers_loaded_once() -> Iterator[None]:
+    """Commands that run in the tests' own process start their readers as forks (`tests.warm_readers`)."""
+    warm = WarmReaders()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in READERS:
+            patch.setattr(module, "subprocess", warm)
+        yield
+    warm.close()
 
 
 @pytest.fixture
@@ -82,9 +95,21 @@ def shared_data() -> Path:
     return data
 
 
-SLOWEST = ("test_every_kill.py", "test_faults.py", "test_crash.py", "test_corpus.py", "test_bytes_in_bytes_out.py")
+SLOWEST = (
+    "test_every_kill.py",
+    "test_forgery.py",
+    "test_faults.py",
+    "test_corpus.py",
+    "test_crash.py",
+    "test_a_wrong_clock_grants_nothing.py",
+    "test_sequences.py",
+    "test_every_change_is_signed.py",
+    "test_bytes_in_bytes_out.py",
+    "test_cli_archive.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first: at the end all workers but one would wait for them."""
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOWEST)))

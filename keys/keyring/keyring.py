@@ -235,8 +235,8 @@ class Keyring:
         return self._store.complaint()
 
     def require_whole(self) -> None:
-        """Return if all rows are those that were written; the first call reads them, about 3 us each, in 256 steps
-        between which others are served.
+        """Return if all rows are those that were written; the first call reads them, about 3 us each, where there are
+        many in 256 steps between which others are served.
 
         Whoever acts on what the keyring says, and not just on a key that opens, calls it before: to shred, to end an
         epoch, to sign, to append an event that waits here. Raises IntegrityError.

@@ -119,8 +119,8 @@ class KeyringStore(Protocol):
 
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """Raise IntegrityError unless the rows of these buckets (`sums.bucket_of`) are those that were written. Only
-        after `authenticate`. Each bucket is read by itself, so that others wait for no more, and once by this object,
-        or with `again` now."""
+        after `authenticate`. Where there are many rows, each bucket is read by itself, so that others wait for no more;
+        once by this object, or with `again` now."""
 
     def require_writable(self) -> None:
         """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""

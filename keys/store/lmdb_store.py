@@ -236,11 +236,11 @@ class LmdbKeyringStore(KeyringStore):
 
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
-        for bucket in buckets:
-            if self._trust.is_known(bucket) and not again:
-                continue
+        with self._reading() as txn:
+            count = txn.stat()["entries"]
+        for step in self._trust.steps(buckets, count, again=again):
             with self._reading() as txn:
-                self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
+                self._trust.require(step, txn.get, partial(_walk, txn), again=again)
 
     def lock(self, name: str) -> NamedLock:
         """As `KeyringStore.lock`: a flock on the file of this name beside the rows."""

@@ -137,11 +137,9 @@ class MemoryKeyringStore(KeyringStore):
 
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
-        for bucket in buckets:
-            if self._trust.is_known(bucket) and not again:
-                continue
+        for step in self._trust.steps(buckets, len(self._rows), again=again):
             with self._lock:
-                self._trust.require([bucket], self._rows.get, self._walk, again=again)
+                self._trust.require(step, self._rows.get, self._walk, again=again)
 
     def require_writable(self) -> None:
         """Return: memory always is."""

@@ -101,12 +101,13 @@ class Fold(NamedTuple):
             raise altered()
         return cls(data[:_LINEAGE], data[_LINEAGE:])
 
-    def knows(self, bucket: int, kept: _Sums) -> bool:
-        """Whether a bucket is as it was then, or was written since in this continuation of the keyring and no other."""
+    def knows(self, bucket: int, row: bytes) -> bool:
+        """Whether a bucket, the row with whose sums this is, is as it was then, or was written since in this
+        continuation of the keyring and no other. Compared as bytes: a generation is big-endian."""
         then = self.states[bucket * _STATE : (bucket + 1) * _STATE]
-        if kept.state == then:
+        if _state(row) == then:
             return True
-        return kept.lineage == self.lineage and kept.generation > int.from_bytes(then[:_GENERATION], "big")
+        return row[_GENERATION : _GENERATION + _LINEAGE] == self.lineage and row[:_GENERATION] > then[:_GENERATION]
 
 
 def require_known(sums: Iterable[tuple[bytes, bytes]]) -> None:
@@ -116,20 +117,30 @@ def require_known(sums: Iterable[tuple[bytes, bytes]]) -> None:
     _known(found.get)
 
 
-def _known(get: Get) -> dict[int, _Sums]:
-    """The sums of every bucket, none of which is unknown to the fold."""
-    fold, found = Fold.decode(get(FOLD_KEY)), {}
-    for bucket in range(BUCKETS):
-        found[bucket] = _read(get, bucket, fold)
-    return found
+def _known(get: Get) -> list[bytes]:
+    """The rows with the sums of every bucket, none of which is unknown to the fold."""
+    fold = Fold.decode(get(FOLD_KEY))
+    return [_read(get, bucket, fold) for bucket in range(BUCKETS)]
 
 
-def _read(get: Get, bucket: int, fold: Fold) -> _Sums:
-    """The sums of a bucket that the fold knows. Raises IntegrityError where there are none."""
-    value = get(sum_key(bucket))
-    if value is None or not fold.knows(bucket, kept := _Sums.decode(value)):
+def _read(get: Get, bucket: int, fold: Fold) -> bytes:
+    """The row with the sums of a bucket that the fold knows. Raises IntegrityError where there is none; FormatError."""
+    row = get(sum_key(bucket))
+    if row is not None:
+        _require_length(row)
+    if row is None or not fold.knows(bucket, row):
         raise altered()
-    return kept
+    return row
+
+
+def _require_length(row: bytes) -> None:
+    if len(row) != _LAYOUT.size:
+        raise FormatError("a sum of the keyring has the wrong length")
+
+
+def _state(row: bytes) -> bytes:
+    """What the fold keeps of a row with sums: generation and nonce."""
+    return row[:_GENERATION] + row[_GENERATION + _LINEAGE : _GENERATION + _LINEAGE + _NONCE]
 
 
 class _Sums(NamedTuple):
@@ -142,11 +153,6 @@ class _Sums(NamedTuple):
     keyed: bytes
     plain: int
 
-    @property
-    def state(self) -> bytes:
-        """What the fold keeps of it."""
-        return self.generation.to_bytes(_GENERATION, "big") + self.nonce
-
     def encode(self) -> bytes:
         return guarded(
             self.generation.to_bytes(_GENERATION, "big") + self.lineage + self.nonce + self.keyed, self.plain
@@ -154,8 +160,7 @@ class _Sums(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> _Sums:
-        if len(data) != _LAYOUT.size:
-            raise FormatError("a sum of the keyring has the wrong length")
+        _require_length(data)
         generation, lineage, nonce, keyed = _LAYOUT.unpack(data)
         return cls(generation, lineage, nonce, keyed, plain_in(data))
 
@@ -192,8 +197,7 @@ class RowSums:
     def fold(self, get: Get) -> bytes:
         """Return the fold of the rows that `get` reads, with a new lineage. Raises IntegrityError where some bucket is
         of another continuation, or older than the fold before, or gone."""
-        found = _known(get)
-        return self.random(_LINEAGE) + b"".join(found[bucket].state for bucket in range(BUCKETS))
+        return self.random(_LINEAGE) + b"".join(map(_state, _known(get)))
 
     def first(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
         """Return the sums of every bucket of a store that holds nothing but these rows, its fold among them."""
@@ -210,7 +214,7 @@ class RowSums:
         """
         fold = Fold.decode(get(FOLD_KEY))
         changed = {bucket_of(key) for key, value in after.items() if before[key] != value}
-        kept = {bucket: _read(get, bucket, fold) for bucket in changed}
+        kept = {bucket: _Sums.decode(_read(get, bucket, fold)) for bucket in changed}
         totals = {
             bucket: unmasked(was.keyed, self.mask(bucket, was.generation, was.lineage, was.nonce))
             for bucket, was in kept.items()
@@ -284,8 +288,8 @@ class Totals:
 
     def _is_right(self, bucket: int) -> bool:
         try:
-            kept = _Sums.decode(self._kept.get(bucket, b""))
-            if not Fold.decode(self._fold).knows(bucket, kept):
+            kept = _Sums.decode(row := self._kept.get(bucket, b""))
+            if not Fold.decode(self._fold).knows(bucket, row):
                 return False
         except IntegrityError:
             return False

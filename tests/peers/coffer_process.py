@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.server import filled
+
 ROOT = Path(__file__).resolve().parents[2]
 COFFER = Path(os.environ.get("COFFER_PROGRAM", Path(sys.executable).with_name("coffer")))
 START_SECONDS = 30
@@ -110,6 +112,11 @@ class CofferProcess:
             raise AssertionError(f"coffer {' '.join(args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def here(self, *args: str) -> None:
+        """As `run`, in this process, for what comes before and after a test: no second interpreter loads Coffer."""
+        with contextlib.chdir(self.base):
+            filled.run("--config", str(self.config), *args)
+
     def json(self, *args: str, check: bool = True, timeout: float = 300) -> object:
         """Run a command with --json and return what it printed: one value, or a list of one value per line."""
         out = self.run(*args, "--json", check=check, timeout=timeout).stdout
@@ -129,7 +136,7 @@ class CofferProcess:
         """Create the archive."""
         if not self.config.exists():
             self.write_config()
-        self.run("init", "--yes-same-disk")
+        self.here("init", "--yes-same-disk")
 
     def start(self, stderr: int | None = None, until: Callable[[], bool] | None = None) -> "CofferProcess":
         """Start `coffer serve` and return when it says it is ready, or else `until` holds; `stderr` is a descriptor

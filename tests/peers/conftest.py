@@ -48,7 +48,7 @@ def new_coffer(tmp_path: Path) -> Iterator[Callable[..., CofferProcess]]:
     yield make
     for coffer in made:
         coffer.stop()
-        coffer.run("verify")
+        coffer.here("verify")
 
 
 @pytest.fixture

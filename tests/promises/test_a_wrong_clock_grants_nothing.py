@@ -7,6 +7,7 @@ the end of a retention, the last day of a hold, the window of an erasure, the ag
 
 import datetime as dt
 import json
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from tests.peers import coffer_process
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import store
 from tests.promises.test_holds_hold import data_set, item, put, shred
-from tests.server.filled import free_port, run, told
+from tests.server.filled import copy_archive, run, told
 from tests.set_clock import DAY_MS, SetClock
 
 YEAR_MS = 366 * DAY_MS
@@ -115,26 +116,40 @@ class World:
         return run("clock", "confirm", "--reason", "set by hand", *words, code=code).output
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive that each test gets a copy of, in `kept` with its mark beside it, and its key."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        SetClock(folder / "clock.json").install(patch)
+        coffer = CofferProcess(folder)
+        coffer.init()
+        today = dt.datetime.now(dt.UTC).date()
+        put(
+            data_set(KEPT, "1.2.3.1.1", date=f"{today:%Y%m%d}"),
+            *(data_set(study, f"{study}.1", f"P-{study}", date="19900101") for study in (HELD, ERASED, SHREDDED, FREE)),
+        )
+        coffer.write_config(RULES)
+        shred(ERASED)
+        run("shred", "finish", "--early", "--destroy")
+        shred(SHREDDED)
+        until = today + dt.timedelta(days=20)
+        run("hold", "add", HELD, "--reason", "court case", "--until", until.isoformat())
+        copy_archive("archive", "kept")
+    return folder
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.chdir(tmp_path)
     clock = SetClock(tmp_path / "clock.json")
     clock.install(monkeypatch)
     monkeypatch.setattr(coffer_process, "COFFER", clock.program(tmp_path / "coffer-with-clock"))
-    coffer = CofferProcess(tmp_path, port=free_port(), http=free_port())
-    coffer.write_config()
-    coffer.init()
-    today = dt.datetime.now(dt.UTC).date()
-    put(
-        data_set(KEPT, "1.2.3.1.1", date=f"{today:%Y%m%d}"),
-        *(data_set(study, f"{study}.1", f"P-{study}", date="19900101") for study in (HELD, ERASED, SHREDDED, FREE)),
-    )
+    copy_archive(made / "kept", "archive")
+    shutil.copytree(made / "keys", "keys")
+    coffer = CofferProcess(tmp_path)
     coffer.write_config(RULES)
-    shred(ERASED)
-    run("shred", "finish", "--early", "--destroy")
-    shred(SHREDDED)
-    until = today + dt.timedelta(days=20)
-    run("hold", "add", HELD, "--reason", "court case", "--until", until.isoformat())
     yield World(coffer, clock)
     coffer.stop()
     run("verify", "--level", "decrypt")

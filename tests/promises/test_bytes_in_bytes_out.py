@@ -188,7 +188,7 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
         try:
             yield Ward(coffer, destination)
             coffer.stop()
-            coffer.run("verify", "--level", "decrypt")
+            coffer.here("verify", "--level", "decrypt")
         finally:
             coffer.kill()
 

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def deep(folder: Path) -> None:
     here = Path.cwd()
     folder.mkdir()
     os.chdir(folder)
-    for _ in range(1300):
+    for _ in range(sys.getrecursionlimit() + 20):
         Path("a").mkdir()
         os.chdir("a")
     os.chdir(here)

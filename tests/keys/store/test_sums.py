@@ -13,9 +13,10 @@ import pytest
 
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store import trust
 from coffer.keys.store.keyring_store import KeyringStore
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import FOLD_KEY, RowSums, bucket_of, sum_key
+from coffer.keys.store.sums import FOLD_KEY, Fold, RowSums, bucket_of, sum_key
 from tests.keyless import change, rows_of
 
 ROOT = Secret(bytes(32))
@@ -56,15 +57,19 @@ def test_a_change_moves_the_sums_of_its_buckets_only(folder: Path) -> None:
 
 @pytest.mark.parametrize("key", [*(key for key, _ in ROWS), b"H"])
 @pytest.mark.parametrize("how", ["removed", "replaced", "planted"])
-def test_no_row_is_altered_without_the_keys(folder: Path, key: bytes, how: str) -> None:
+def test_no_row_is_altered_without_the_keys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, key: bytes, how: str
+) -> None:
     """What needs no key is recomputed: then nobody without a key sees it, and everybody with the keys does."""
     change(folder, {key + b"\0more" if how == "planted" else key: None if how == "removed" else bytes([9]) * 12})
     with opened(folder, None) as store:
         assert store.complaint() is None
     with opened(folder) as store:
         assert "somebody who writes the disk" in (store.complaint() or "")
-        with pytest.raises(IntegrityError, match="somebody who writes the disk"):
-            store.require_right(range(256))
+        for few in (0, 4096):  # each bucket by itself, then all at once
+            monkeypatch.setattr(trust, "_FEW", few)
+            with pytest.raises(IntegrityError, match="somebody who writes the disk"):
+                store.require_right(range(256))
         if bucket_of(key) != 0:  # where the fold is, by which all are judged
             assert store.put([(b"T\x02", b"elsewhere")])
         fresh = bytes([ord("T"), bucket_of(key)]) + b"on top"
@@ -73,6 +78,21 @@ def test_no_row_is_altered_without_the_keys(folder: Path, key: bytes, how: str) 
         assert store.get(fresh) is None
     with opened(folder) as store:
         assert store.complaint() is not None
+
+
+def test_a_large_keyring_is_read_in_steps_and_each_bucket_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for few, steps in ((0, 256), (4096, 1)):
+        monkeypatch.setattr(trust, "_FEW", few)
+        with opened(folder) as store, monkeypatch.context() as patch:
+            seen: list[set[int]] = []
+            patch.setattr(trust, "require_right", lambda new, *_, seen=seen: seen.append(set(new) - {0}))
+            store.require_right(range(256))
+            assert len(seen) == steps
+            assert sorted(bucket for each in seen for bucket in each) == [*range(1, 256)]
+            store.require_right(range(256))
+            assert len(seen) == steps
+            store.require_right([7], again=True)
+            assert seen[-1] == {7}
 
 
 def test_a_sum_that_is_gone_is_not_made_again(folder: Path) -> None:
@@ -166,6 +186,19 @@ def test_a_fold_follows_what_other_processes_write_and_knows_it(folder: Path) ->
             assert store.complaint() is None
     assert len(lineages) == 4
     assert rows_of(folder)[b"W"] == b"note"
+
+
+def test_a_fold_knows_the_state_it_kept_and_what_its_lineage_wrote_later() -> None:
+    fold = Fold(b"L" * 16, ((5).to_bytes(8, "big") + b"n" * 16) * 256)
+
+    def row(generation: int, lineage: bytes, nonce: bytes) -> bytes:
+        return generation.to_bytes(8, "big") + lineage * 16 + nonce * 16
+
+    assert fold.knows(7, row(5, b"K", b"n"))
+    assert fold.knows(7, row(6, b"L", b"m"))
+    assert fold.knows(7, row(256, b"L", b"m"))
+    for unknown in (row(5, b"L", b"m"), row(4, b"L", b"m"), row(6, b"K", b"m"), row(6, b"K", b"n"), b""):
+        assert not fold.knows(7, unknown)
 
 
 def test_a_fold_that_is_gone_is_not_made_again(folder: Path) -> None:
