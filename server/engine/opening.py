@@ -6,7 +6,7 @@ rekeys, so that the index leads to records that can be opened, then what the ind
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,8 @@ import msgspec
 
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.body.spool import clear_stale
+from coffer.archive.events.repairs import Repair, SegmentRepaired
+from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
@@ -35,7 +37,7 @@ from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed, set_aside
-from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, signers_of
+from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, new_lineage, signers_of
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
 from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rekey import Rekeyer
@@ -217,7 +219,7 @@ def _open_writer(
         shred_again(found.late, keyring)
         found.late.require_none_shredded()
         log = _open_log(found, lease, may_refuse=may_refuse, heeds_mark=heeds_mark)
-        signer = ArchiveSigner(folder, keyring, log, found.mark)
+        signer = ArchiveSigner(folder, keyring, log, found.mark, raises_mark=heeds_mark)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
             set_aside(folder, keyring, found.reader)
@@ -225,9 +227,10 @@ def _open_writer(
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
-            _begin_lineage(keyring)
+            done = _done_offline(folder)
+            _part(keyring, signer)
             _look_at_clock(keyring, log)
-            _reconcile(archive, reconciler)
+            _reconcile(archive, reconciler, done)
             _change_over(archive)
         archive.catch_up()
         report_trouble(archive.key_trouble)
@@ -257,6 +260,7 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
         reserve_bytes=config.storage.reserve_bytes,
         remembered=found.late.remembered,
         outside=mark,
+        lineage=new_lineage(keyring) if mark is None else mark.lineage,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
         objection=objection_to_writing(config, folder, keyring, found.late, mark),
         may_refuse=may_refuse,
@@ -274,14 +278,19 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
     return log
 
 
-def _begin_lineage(keyring: Keyring) -> None:
-    """Part from every copy of the keyring. On a full volume the archive is still read, and no row is written at all."""
+def _part(keyring: Keyring, signer: ArchiveSigner) -> None:
+    """Part from every copy of keyring and log. On a full volume the archive is still read, and no row is written at
+    all; groups that find room go on under the lineage that the mark has."""
     try:
         keyring.begin_lineage()
     except UnavailableError as error:
         _log.error(
             "the keyring cannot be written", name="keyring.lineage_failed", cause=str(error), remedy=error.hint()
         )
+    try:
+        signer.part()
+    except CofferError as error:
+        _log.error("no lineage was begun", name="log.lineage_failed", cause=str(error), remedy=error.hint())
 
 
 def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
@@ -317,10 +326,10 @@ def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:
     log.close()
 
 
-def _reconcile(archive: WritableArchive, reconciler: Reconciler) -> None:
+def _reconcile(archive: WritableArchive, reconciler: Reconciler, done: Sequence[Repair] | None) -> None:
     """Finish key changes that were begun; on a full volume they are left for later and the archive is still read."""
     try:
-        _record_deferred(archive)
+        _record_deferred(archive, done)
         reconciler.reconcile()
     except UnavailableError as error:
         if archive.log.accepts_events():
@@ -328,10 +337,11 @@ def _reconcile(archive: WritableArchive, reconciler: Reconciler) -> None:
         _log.error("a change of keys is not finished", name="keys.settle_failed", cause=str(error), remedy=error.hint())
 
 
-def _record_deferred(archive: WritableArchive) -> None:
-    """Record what was repaired or recovered offline."""
+def _done_offline(folder: ArchiveFolder) -> Sequence[Repair] | None:
+    """The announced repairs and recoveries that were carried out, as long as the latest checkpoint is the one that they
+    left; None if there is no announcement that could be read."""
     try:
-        deferred = read_deferred(archive.folder)
+        deferred = read_deferred(folder)
     except FormatError as error:  # anybody may have written it: a finding, but no reason to refuse stores
         _log.error(
             "offline repairs were not recorded",
@@ -339,17 +349,35 @@ def _record_deferred(archive: WritableArchive) -> None:
             cause=str(error),
             remedy=error.hint(),
         )
+        return None
+    return [each.event for each in deferred if each.was_done(folder)] if deferred else None
+
+
+def _record_deferred(archive: WritableArchive, done: Sequence[Repair] | None) -> None:
+    """Record what was repaired or recovered offline, each recovery once: its announcement could be put back."""
+    if done is None:
         return
-    for event in deferred:
-        if event.was_done(archive.folder):
-            archive.record_event(event.event)
-            facts = msgspec.to_builtins(event.event)
+    for event in done:
+        if _is_recorded(archive, event):
             _log.warning(
-                "an offline repair was recorded", name="offline_event.recorded", code=event.event.code, **facts
+                "a recovery was announced that the log already has a record of",
+                name="offline_event.repeated",
+                code=event.code,
+                remedy="if no opening was interrupted, find out who can write to the archive folder",
             )
-    if deferred:
-        archive.sign_checkpoint()
-        discard_deferred(archive.folder)
+            continue
+        archive.record_event(event)
+        facts = msgspec.to_builtins(event)
+        _log.warning("an offline repair was recorded", name="offline_event.recorded", code=event.code, **facts)
+    archive.sign_checkpoint()
+    discard_deferred(archive.folder)
+
+
+def _is_recorded(archive: WritableArchive, event: Repair) -> bool:
+    """Whether the log that a recovery left goes on with a record of it."""
+    if isinstance(event, SegmentRepaired):
+        return False
+    return any(told.event == event for told in archive.events(frozenset({Kind.REPAIR}), event.left.records))
 
 
 def _change_over(archive: WritableArchive) -> None:
