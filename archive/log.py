@@ -18,6 +18,7 @@ from coffer.archive.commit.next_group import next_group
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain
 from coffer.archive.format.entry import Appended, Entry, Position, Tip
+from coffer.archive.format.group import NO_LINEAGE, GroupEnd
 from coffer.archive.format.order import UNKNOWN
 from coffer.archive.format.record import Kind, record_size
 from coffer.archive.format.segment import footer_size
@@ -29,7 +30,7 @@ from coffer.archive.tree.checkpoint_history import last_checkpoint, settle_histo
 from coffer.archive.tree.checkpoint_publisher import CheckpointPublisher
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.tree.mark import Mark
-from coffer.archive.verify.seams import epoch_at, require_marked
+from coffer.archive.verify.seams import epoch_at
 from coffer.keys.disk.lock import Holder
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import (
@@ -67,6 +68,7 @@ class LogWriter:
         calls: Syscalls = SYSTEM,
         remembered: Checkpoint | None = None,
         outside: Mark | None = None,
+        lineage: bytes = NO_LINEAGE,
         signers: Collection[str] = (),
         objection: IntegrityError | None = None,
         may_refuse: bool = False,
@@ -76,17 +78,18 @@ class LogWriter:
         """Take the log, which finds its end and sets a torn tail aside, and be ready to append.
 
         `sign` makes the tag of a group from its statement, with the key that signs now (`hand_over` replaces it).
-        `remembered` is the last checkpoint that the keyring remembers, `outside` the mark outside the
-        folder, if there is one, `signers` the verifier keys it can sign with (empty: not checked), `objection`
-        any other reason not to write. `log` is where groups are committed (None: in the folder), `lease` the one that
-        allows it (None: the caller knows that no other process writes). Raises IntegrityError if the log is damaged;
-        HistoryError if it is older than, or differs from, what was signed, or if another key signs now; the objection;
-        UnreadableError if the medium cannot be read. Then nothing was changed. With `may_refuse` nothing is raised, but
-        every append raises UnavailableError with that cause, so that the archive can still be read.
-        """
+        `remembered` is the last checkpoint that the keyring remembers, `outside` the mark outside the folder, if there
+        is one, `lineage` (16 bytes) that of the groups until `begin_lineage`, `signers` the verifier keys it can sign
+        with (empty: not checked), `objection` any other reason not to write. `log` is where groups are committed (None:
+        in the folder), `lease` the one that allows it (None: the caller knows that no other process writes). Raises
+        IntegrityError if the log is damaged; HistoryError if it is older than, or differs from, what was signed, or if
+        another key signs now; the objection; UnreadableError if the medium cannot be read. Then nothing was changed.
+        With `may_refuse` nothing is raised, but every append raises UnavailableError with that cause, so that the
+        archive can still be read."""
         self._folder = folder
         self._calls = calls
         self._sign = sign
+        self.lineage = lineage
         self._now_ms = now_ms
         self._segment_bytes = segment_bytes
         self._space = FreeSpace(folder.path, reserve_bytes)
@@ -103,13 +106,11 @@ class LogWriter:
         def accept(_: LogEnd) -> None:
             if objection is not None:
                 raise objection
-            if outside is not None:
-                require_marked(folder, outside)
             self._signed_epoch = epoch_at(folder, self.signed_size)
 
         reached = None if outside is None else outside.checkpoint
         try:
-            self._taken = self._log.take(lambda: self._told(remembered, reached, signers), accept)
+            self._taken = self._log.take(lambda: self._told(remembered, reached, signers), accept, outside)
         except (IntegrityError, UnreadableError) as error:
             if not may_refuse:
                 raise
@@ -211,6 +212,15 @@ class LogWriter:
             self._space.require(size, into_reserve=True)
             return self._commit([HashedEntry(entry, body, len(body), body_hash)], begins_epoch=True)[0].position
 
+    def begin_lineage(self, lineage: bytes) -> None:
+        """Tag the groups from here on under this lineage (16 bytes). The mark outside the folder, if there is one,
+        durably has it by then, and names every record that is there: what is behind those is held against it."""
+        with self._commit_lock:
+            self.lineage = lineage
+
+    def _tag(self, end: GroupEnd) -> bytes:
+        return end.tag(self.lineage, self._sign)
+
     def require_writable(self) -> None:
         """Return if objects can be expected to be accepted. Raises UnavailableError: stopped, or the volume is full."""
         self._require_running()
@@ -300,7 +310,7 @@ class LogWriter:
                 self._end = self._log.seal(self._end, self._end.epoch + 1)
             elif self._is_full(sum(record_size(entry.length) for entry in entries), len(entries)):
                 self._end = self._log.seal(self._end)
-            group, done = next_group(self._folder.archive_id, self._end, entries, self._now_ms, self._sign)
+            group, done = next_group(self._folder.archive_id, self._end, entries, self._now_ms, self._tag)
             self._end = self._log.append(self._end, group)
         except BaseException as error:
             if is_undone(error) and not begins_epoch:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from coffer.archive.format.chain import Chain
 from coffer.archive.format.entry import OWN_LOG, Tip
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.keys.buffer import Buffer
 from coffer.keys.errors import FencedError
 from coffer.keys.lease.epoch_authority import Lease
@@ -89,13 +90,15 @@ class CommitLog(Protocol):
         lease: Lease,
         told: Callable[[], Sequence[Checkpoint]] = tuple,
         accept: Callable[[LogEnd], None] | None = None,
+        outside: Mark | None = None,
     ) -> Taken:
         """Become the one who appends, and find the end of the log: durable on return, with a segment to append to.
 
         In this order: every lease of an earlier epoch is fenced; what another writer left unsynced becomes durable;
         `told` gives the signed checkpoints that the log must match (`archive.repair.tail.signed_claims`), which nobody
-        can add to any more; the end is found and compared with them; `accept` may refuse it by raising; the torn rest
-        of a group is set aside, never lost. Whatever is raised before that leaves the log unchanged.
+        can add to any more; the end is found and compared with them and with the mark `outside`; `accept` may refuse it
+        by raising; the torn rest of a group is set aside, never lost. Whatever is raised before that leaves the log
+        unchanged.
 
         Raises IntegrityError if the log is damaged, HistoryError if it is older than or differs from what was signed,
         UnreadableError if its medium cannot be read, FencedError, UnavailableError, and what `told` and `accept` raise.

@@ -14,6 +14,7 @@ from coffer.archive.repair.tail import cut, read_tail
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.sealed_file import SourceError
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import CofferError, FencedError, OutcomeUnknownError
@@ -40,6 +41,7 @@ class FolderLog(CommitLog):
         lease: Lease,
         told: Callable[[], Sequence[Checkpoint]] = tuple,
         accept: Callable[[LogEnd], None] | None = None,
+        outside: Mark | None = None,
     ) -> Taken:
         """Sync the last segment, walk it, copy a torn rest to lost+found and cut it, then open or begin a segment.
 
@@ -53,7 +55,7 @@ class FolderLog(CommitLog):
         numbers = files.numbers()
         if numbers:
             files.resync(numbers[-1], self._calls)
-        tail = read_tail(self._folder, told())
+        tail = read_tail(self._folder, told(), outside)
         end = LogEnd(tail.chain, tail.epoch, tail.segment, tail.end, len(tail.offsets))
         if accept is not None:
             accept(end)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Taken
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.keys.errors import FencedError, OutcomeUnknownError, UnavailableError
 from coffer.keys.lease.epoch_authority import Lease
 
@@ -26,9 +27,11 @@ class HeldLog:
         self._log = log
         self._lease = lease
 
-    def take(self, told: Callable[[], Sequence[Checkpoint]], accept: Callable[[LogEnd], None]) -> Taken:
+    def take(
+        self, told: Callable[[], Sequence[Checkpoint]], accept: Callable[[LogEnd], None], outside: Mark | None
+    ) -> Taken:
         """As `CommitLog.take`."""
-        return self._log.take(self._lease, told, accept)
+        return self._log.take(self._lease, told, accept, outside)
 
     def append(self, at: LogEnd, group: Group) -> LogEnd:
         """As `CommitLog.append`, where a lost answer is not an error."""

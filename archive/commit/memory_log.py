@@ -15,6 +15,7 @@ from coffer.archive.repair.tail import kept_name, read_tail
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.memory_segments import MemorySegments
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.keys.errors import FencedError
 from coffer.keys.lease.epoch_authority import Lease
 
@@ -38,12 +39,13 @@ class MemoryLog(CommitLog):
         lease: Lease,
         told: Callable[[], Sequence[Checkpoint]] = tuple,
         accept: Callable[[LogEnd], None] | None = None,
+        outside: Mark | None = None,
     ) -> Taken:
         """As the contract says."""
         with self._lock:
             self._fence(lease)
             self._epoch, self._end = lease.epoch, None
-            tail = read_tail(self._folder, told())
+            tail = read_tail(self._folder, told(), outside)
             end = LogEnd(tail.chain, tail.epoch, tail.segment, tail.end, len(tail.offsets))
             if accept is not None:
                 accept(end)

@@ -22,12 +22,12 @@ def next_group(
     at: LogEnd,
     entries: Sequence[HashedEntry],
     now_ms: Callable[[], int],
-    sign: Callable[[bytes], bytes],
+    tag_of: Callable[[GroupEnd], bytes],
 ) -> tuple[Group, list[Appended]]:
     """The group of these entries at this end of the log, and place and time of each in order.
 
     A record's time is the clock's, or a millisecond after the record before where the clock is behind; only that of a
-    LOG_EPOCH may be earlier. `sign` makes the tag from the group's statement.
+    LOG_EPOCH may be earlier. `tag_of` makes the tag of the group's end.
     """
     chain, first, last = at.chain.copy(), at.chain.next_seq, len(entries) - 1
     if entries[0].entry.kind == Kind.LOG_EPOCH:
@@ -49,7 +49,7 @@ def next_group(
         ).serialize()
         tag = NO_TAG
         if place == last:
-            tag = sign(GroupEnd(archive_id, 0, at.epoch, first, seq + 1, leaf_hash(header)).statement())
+            tag = tag_of(GroupEnd(archive_id, 0, at.epoch, first, seq + 1, leaf_hash(header)))
         records.append(GroupRecord(header, body, trailer(length, tag)))
         done.append(Appended(Position(OWN_LOG, seq, at.segment, offset, length), time_ms))
         chain.follow(header, tag)

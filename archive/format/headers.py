@@ -23,7 +23,7 @@ _COLUMNS = np.dtype(
         ("prev", "V32"), ("group", ">u8"), ("crc", ">u4"),
     ]
 )  # fmt: skip
-_ENDS = np.dtype([("body_len", ">u8"), ("tag", "V64"), ("crc", ">u4"), ("magic", ">u4")])
+_ENDS = np.dtype([("body_len", ">u8"), ("tag", "V80"), ("crc", ">u4"), ("magic", ">u4")])
 assert _COLUMNS.itemsize == HEADER.size
 assert _ENDS.itemsize == TRAILER.size
 
@@ -74,7 +74,7 @@ def _ends_hold(rows: np.ndarray, batch: RecordBatch) -> bool:
         (ends["body_len"] == rows["body_len"]).all()
         and (ends["magic"] == int.from_bytes(END_MAGIC, "big")).all()
         and padding.count(0) == len(padding)
-        and [_crc32(closing[:72]) for closing in batch.trailers] == ends["crc"].tolist()
+        and [_crc32(closing[:88]) for closing in batch.trailers] == ends["crc"].tolist()
     )
 
 
@@ -82,7 +82,7 @@ def _order_holds(rows: np.ndarray, batch: RecordBatch, order: Order) -> bool:
     """Whether groups end where their tags are, and times grow: what `Order` says of one record, for all of them. None
     but the first, which may be the first of its segment, begins an epoch."""
     groups, times = rows["group"], rows["time_ms"]
-    ended = np.array([closing[8:72] != NO_TAG for closing in batch.trailers[:-1]], bool)
+    ended = np.array([closing[8:88] != NO_TAG for closing in batch.trailers[:-1]], bool)
     if not (groups[1:] == np.where(ended, rows["seq"][1:], groups[:-1])).all():
         return False
     if order.group != UNKNOWN and groups[0] != (rows["seq"][0] if order.group == CLOSED else order.group):

@@ -33,7 +33,7 @@ class Order:
         return None
 
     def follow(self, raw: bytes, tag: bytes) -> None:
-        """Go on to the record with these 160 header bytes and this tag (64 bytes, zeros: none)."""
+        """Go on to the record with these 160 header bytes and this tag (80 bytes, zeros: none)."""
         self.time_ms = int.from_bytes(raw[16:24], "big")
         self.group = int.from_bytes(raw[148:156], "big") if tag == NO_TAG else CLOSED
 

@@ -14,10 +14,10 @@ from coffer.keys.errors import FormatError
 
 MAGIC = b"CFRC"
 END_MAGIC = b"CFRE"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct(">4sHHQQ16sIQ32s32s32sQI")
-TRAILER = struct.Struct(">Q64sI4s")  # length of the body, tag of the group, CRC-32 of both, end magic
-TAG_BYTES = 64
+TRAILER = struct.Struct(">Q80sI4s")  # length of the body, tag of the group, CRC-32 of both, end magic
+TAG_BYTES = 80
 NO_TAG = bytes(TAG_BYTES)  # more records of the group follow
 ALIGNMENT = 8
 CLEAR_KINDS = range(256, 512)  # their bodies are not sealed
@@ -106,17 +106,17 @@ def genesis_hash(archive_id: bytes, log: int = 0) -> bytes:
 def trailer(body_len: int, tag: bytes = NO_TAG) -> bytes:
     """Trailer and padding for a body: they distinguish a complete record from a torn write.
 
-    `tag` is the 64-byte tag of the group (`archive.format.group`) in its last record, zeros in all others.
+    `tag` is the 80-byte tag of the group (`archive.format.group`) in its last record, zeros in all others.
     """
     packed = TRAILER.pack(body_len, tag, 0, END_MAGIC)
-    crc = zlib.crc32(packed[:72]).to_bytes(4, "big")
-    return packed[:72] + crc + END_MAGIC + bytes(-(HEADER.size + body_len + TRAILER.size) % ALIGNMENT)
+    crc = zlib.crc32(packed[:88]).to_bytes(4, "big")
+    return packed[:88] + crc + END_MAGIC + bytes(-(HEADER.size + body_len + TRAILER.size) % ALIGNMENT)
 
 
 def parse_trailer(data: bytes, body_len: int) -> bytes:
     """The tag in a record's trailer and padding, zeros if none. Raises FormatError on anything `trailer` would not have
     written for a body of this length."""
-    tag = data[8:72]
+    tag = data[8:88]
     if data != trailer(body_len, tag if len(tag) == TAG_BYTES else NO_TAG):
         raise FormatError("the end of a record is damaged")
     return tag

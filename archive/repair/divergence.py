@@ -6,7 +6,7 @@ Every step is durable before the next and can be repeated: after an interruption
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -30,7 +30,6 @@ from coffer.archive.tree.key_history import KeyHistory, adopt, continue_from, ge
 from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.report import Report, Task, VerifyLevel
 from coffer.archive.verify.scan import scan
-from coffer.archive.verify.seams import require_marked
 from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk import opening
@@ -84,17 +83,14 @@ def find_divergence(
     try:
         signed = read_checkpoint(folder)
         last_in_history = last_checkpoint(folder)
-        read_tail(folder, signed_claims(signed, remembered, last_in_history, reached))
-        if outside is not None:
-            require_marked(folder, outside)
+        read_tail(folder, signed_claims(signed, remembered, last_in_history, reached), outside)
     except IntegrityError as error:
         complaint = error
     known = (signed, remembered, last_in_history, reached)
-    claims = {claim.size: claim.root for claim in known if claim is not None}
-    witness = _Witness(folder, claims)
+    witness = _Witness(folder, known, outside)
     chain, end = _longest(folder, witness)
     if (vouched := witness.records()) < chain.next_seq:  # whoever accepts a loss signs what is left
-        chain, end = _longest(folder, _Witness(folder, claims), vouched)
+        chain, end = _longest(folder, _Witness(folder, known, outside), vouched)
     sizes = dict(folder.segment_store().segments(LOG))
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
@@ -164,7 +160,7 @@ def take_from(
     event = _event(SegmentsTaken, history, theirs)
     defer(folder, [DeferredEvent.signed(signer, folder, event, f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
-    adopt(folder, copy, calls)
+    adopt(folder, copy, [note], calls=calls)
     store, given = folder.segment_store(calls), copy.segment_store()
     for number in numbers:
         kept = ""
@@ -238,12 +234,19 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
 
 class _Witness:
     """What vouches for the records of a log, seen record by record: a checkpoint that is true of it, or a checked tag,
-    whose head binds all records before. Without readable endorsements every tag counts: then nothing is accepted."""
+    whose head binds all records before. Without readable endorsements every tag counts: then nothing is accepted.
 
-    def __init__(self, folder: ArchiveFolder, claims: Mapping[int, bytes]) -> None:
-        """`claims` are the roots that were signed, by the number of records."""
+    Behind the mark, only a tag under its lineage counts: any copy of the archive makes other tags, and checkpoints."""
+
+    def __init__(self, folder: ArchiveFolder, known: Sequence[Checkpoint | None], outside: Mark | None) -> None:
+        """`known` is what was signed, `outside` the mark outside the folder."""
         self._archive_id = folder.archive_id
-        self._claims = claims
+        self._outside = outside
+        self._claims = {
+            claim.size: claim.root
+            for claim in known
+            if claim is not None and (outside is None or claim.size <= outside.size)
+        }
         self._proven = 0
         self._ends: list[tuple[GroupEnd, bytes]] = []  # behind those
         try:
@@ -257,7 +260,7 @@ class _Witness:
         if size in self._claims and self._claims[size] == chain.tree.root():
             self._proven = size
             self._ends.clear()
-        elif record.tag != NO_TAG:
+        elif record.tag != NO_TAG and (self._outside is None or not self._outside.is_of_another(size, record.tag)):
             end = GroupEnd(self._archive_id, 0, epoch, record.header.group, size, chain.head)
             self._ends.append((end, record.tag))
 

@@ -23,7 +23,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import LOG, SealedSegment, sha256_of
 from coffer.archive.store.source import Source
-from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
+from coffer.archive.tree.checkpoint import Checkpoint, latest_note, open_checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_entry, publish, restore_history
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
@@ -78,12 +78,14 @@ def repair(
     *,
     only: Collection[int] = (),
     remembered: Checkpoint | None = None,
+    vkey: str = "",
     calls: Syscalls = SYSTEM,
     progress: Callable[[int], None] | None = None,
 ) -> RepairReport:
     """Find what is damaged, repair what is intact in the copy, and verify again. Call with the writer's lock held.
 
-    `only` names the records to repair; empty means all. Raises InputError if the copy is of another archive,
+    `only` names the records to repair; empty means all. `vkey` is a verifier key of the archive that is known from
+    outside. Raises InputError if the copy is of another archive,
     NotFoundError if it lacks the segment, IntegrityError if the result is not what was signed; then no segment was
     changed.
     """
@@ -91,7 +93,7 @@ def repair(
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
     report = RepairReport()
     with suppress(IntegrityError):  # the verification reports what is wrong here
-        report.endorsements = adopt(folder, copy, calls)
+        report.endorsements = adopt(folder, copy, _signed(folder), vkey, calls)
     report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
     report.history = restore_history(folder, copy, calls)
     found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
@@ -111,6 +113,14 @@ def repair(
         found = list(Verifier(folder, remembered=remembered).findings())
     report.remaining = found
     return report
+
+
+def _signed(folder: ArchiveFolder) -> list[bytes]:
+    """The newest notes that the archive has, whoever signed them."""
+    found = [latest_note(folder)]
+    with suppress(IntegrityError):
+        found += [entry[1] for entry in (last_entry(folder),) if entry is not None]
+    return found
 
 
 def _event(repaired: RepairedSegment) -> SegmentRepaired:

@@ -22,9 +22,10 @@ from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
-from coffer.archive.verify.seams import FORK, Seams, require_signed
+from coffer.archive.verify.seams import FORK, Seams, require_marked, require_signed
 from coffer.keys.disk.durable import keep
 from coffer.keys.disk.reading import reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -57,13 +58,16 @@ class Tail:
     damaged: list[Finding] = field(default_factory=list)  # records that were durable and whose body is damaged now
 
 
-def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
+def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = (), outside: Mark | None = None) -> Tail:
     """Find the end of the log without changing anything, and check the log against what was signed of it.
 
-    `claims` are signed checkpoints, as `signed_claims` returns them. It reads the ends of all segments, the record
+    `claims` are signed checkpoints, as `signed_claims` returns them, `outside` the mark outside the folder: of what is
+    behind that, only the tag of the last group shows that it was written here, because every copy of the archive signs
+    checkpoints with the same keys. It reads the ends of all segments, the record
     headers of one segment for each claim, and the last segment. Raises IntegrityError if a record after the damage
     shows that this is not a torn tail; HistoryError if a segment is missing or does not continue the one before it, or
-    if the log is shorter than, or differs from, a claim (a rollback or a fork); UnreadableError if nothing is known.
+    if the log is shorter than, or differs from, a claim (a rollback or a fork), or was continued in a copy;
+    UnreadableError if nothing is known.
     """
     numbers = segment_numbers(folder.segment_store())
     if numbers != list(range(1, len(numbers) + 1)):
@@ -85,20 +89,28 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
             f"the log ends at record {size}, but a signed checkpoint covers {last}",
             hint="an older copy was put back, or records were lost: " + _REMEDY,
         )
-    if size > last:
-        _require_tag(folder, tail, seams, size - last)
+    if size > last or (outside is not None and size > outside.size):
+        _require_tag(folder, tail, seams, size - min(last, last if outside is None else outside.size), outside)
+    if outside is not None:
+        require_marked(folder, outside)
     return tail
 
 
-def _require_tag(folder: ArchiveFolder, tail: Tail, seams: Seams, count: int) -> None:
-    """Raise HistoryError unless the archive's key made the tag of the last group. Its head binds all records before."""
+def _require_tag(folder: ArchiveFolder, tail: Tail, seams: Seams, count: int, outside: Mark | None) -> None:
+    """Raise HistoryError unless the archive's key made the tag of the last group, under the lineage of the mark where
+    it is behind that. Its head binds all records before."""
     if not tail.offsets:  # the segment was just begun: the last group ends the one before
         tail.group, tail.tag = seams.last_tag()
     end = GroupEnd(folder.archive_id, 0, tail.epoch, tail.group, tail.chain.next_seq, tail.chain.head)
+    records = "the newest record was" if count == 1 else f"the newest {count} records were"
     if not read_key_history(folder).vouches(end, tail.tag):
-        records = "the newest record was" if count == 1 else f"the newest {count} records were"
         raise HistoryError(
             f"{records} not written by this archive: the tag of the last group is not its own", hint=FORK
+        )
+    if outside is not None and outside.is_of_another(end.size, tail.tag):
+        raise HistoryError(
+            f"{records} written elsewhere: this log was continued in a copy of the archive, which has the same keys",
+            hint=FORK,
         )
 
 
@@ -112,19 +124,22 @@ def signed_claims(
     mark outside the folder names): each size once, the newest last.
 
     A checkpoint is written to the history, then to the keyring, then published: after an interruption each may be one
-    ahead of the next. The keyring is never behind, and all of them are at least as far as the mark. Raises HistoryError
-    if the keyring is behind, or all three are, or if two of them contradict each other.
-    """
+    ahead of the next. The keyring is never behind, and each of them is at least as far as the mark, which is raised
+    after all of them. Raises HistoryError if the keyring is behind, or one of them is behind the mark, or if two of
+    them contradict each other."""
     if signed is not None and remembered is not None and remembered.size < signed.size:
         raise HistoryError(
             f"the keyring is older than the log: it remembers {remembered.size} records, and {signed.size} are signed",
             hint="put the newest copy of the keyring back, or see coffer recover show",
         )
     inside = [claim for claim in (signed, remembered, last_in_history) if claim is not None]
-    newest = max((claim.size for claim in inside), default=0)
-    if outside is not None and newest < outside.size:
+    least = min((claim.size for claim in inside), default=0)
+    if outside is not None and least < outside.size:
+        named = ((signed, "latest checkpoint"), (remembered, "keyring"), (last_in_history, "history of checkpoints"))
+        older = [name for claim, name in named if claim is not None and claim.size < outside.size]
+        where = "here" if len(older) == len(inside) else f"by the {' and the '.join(older)}"
         raise HistoryError(
-            f"{newest} records are signed here, but the mark outside the folder names {outside.size}",
+            f"{least} records are signed {where}, but the mark outside the folder names {outside.size}",
             hint="an older copy was put back: " + _REMEDY,
         )
     known: list[Checkpoint] = []

@@ -10,12 +10,13 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol, Self
 
-from coffer.archive.format.group import GroupEnd
+from coffer.archive.format.group import GroupEnd, lineage_of, signature_of
 from coffer.archive.store.folder import REPLACE, ArchiveFolder
 from coffer.keys.crypto.signing import CheckpointSigner, body_of, has_line, is_signed_by, verify_note
 from coffer.keys.disk import opening
@@ -149,7 +150,8 @@ class KeyHistory:
         """Whether a key that is in force at the end of a group made its tag. About 0.15 ms a key."""
         spans = ((vkey, *self.span(generation)) for generation, vkey in enumerate(self.vkeys, 1))
         in_force = {vkey for vkey, least, most in spans if least <= end.size and (most is None or end.size <= most)}
-        return any(is_signed_by(vkey, end.statement(), tag) for vkey in in_force)
+        statement = end.statement(lineage_of(tag))
+        return any(is_signed_by(vkey, statement, signature_of(tag)) for vkey in in_force)
 
 
 def split(data: bytes) -> tuple[bytes, ...]:
@@ -207,26 +209,38 @@ def endorse(
     return made
 
 
-def adopt(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls = SYSTEM) -> bool:
+def adopt(
+    folder: ArchiveFolder, copy: ArchiveFolder, signed: Collection[bytes], vkey: str = "", calls: Syscalls = SYSTEM
+) -> bool:
     """Take endorsements that are missing or damaged here from a copy, durable on return; returns whether any were.
 
-    Raises IntegrityError if those of the copy do not lead from this archive's first key, or if neither list is a prefix
-    of the other.
-    """
-    theirs = read_key_history(copy)
+    They are taken as far as something here proves that they are its own: up to the last key that made one of these
+    `signed` notes, or that is `vkey`. A copy that was written elsewhere has true ones, too, of keys that this archive
+    never had. Raises IntegrityError if those of the copy do not lead from this archive's first key, or if neither list
+    is a prefix of the other."""
+    given = read_key_history(copy)
     try:
         mine = read_key_history(folder).notes
     except IntegrityError:
         mine = ()
-    if mine[: len(theirs.notes)] == theirs.notes:
+    proven = [*(given.vkeys.index(each) for each in {vkey} & set(given.vkeys)), *_made_by(given, signed)]
+    theirs = given.notes[: max(proven, default=0)]
+    if mine[: len(theirs)] == theirs:
         return False
-    if theirs.notes[: len(mine)] != mine:
+    if theirs[: len(mine)] != mine:
         raise IntegrityError(
             "two different keys were endorsed as successors of one key, one here, one in the copy",
             hint="keep both copies",
         )
-    replace(folder.endorsements, b"".join(theirs.notes), calls=calls)
+    replace(folder.endorsements, b"".join(theirs), calls=calls)
     return True
+
+
+def _made_by(keys: KeyHistory, signed: Collection[bytes]) -> Iterator[int]:
+    """The places of the keys that made some of these notes."""
+    for note in signed:
+        with suppress(IntegrityError):
+            yield from (generation - 1 for generation in keys.signers(note))
 
 
 def generation_of(folder: ArchiveFolder, signer: CheckpointSigner) -> int:

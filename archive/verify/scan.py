@@ -194,7 +194,7 @@ class _Scan:
                 counts.bytes += int.from_bytes(raw[44:52], "big")
                 self._open(offset, raw)
         self._begin(at, batch.raws[0])
-        self._take(batch.raws, leaves, [closing[8:72] for closing in batch.trailers])
+        self._take(batch.raws, leaves, [closing[8:88] for closing in batch.trailers])
         self._offsets.extend(batch.offsets)
         return batch.end, 0
 

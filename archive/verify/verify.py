@@ -103,14 +103,16 @@ class Verifier:
         open_records: OpenRecords | None = None,
         remembered: Checkpoint | None = None,
         outside: Mark | None = None,
+        outside_now: Callable[[], Mark | None] | None = None,
         comparison: Comparison | None = None,
         replacements: Mapping[int, SealedSegment] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available, `outside`
-        the mark outside the folder, if the archive must have come as far. `progress` is called with
-        numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`, and gives what that
-        returns to `comparison`, unless only a share of the bodies is read.
+        the mark outside the folder, if the archive must have come as far; `outside_now` reads it again, because a
+        writer that opens meanwhile raises it. `progress` is called with numbers of bytes that add up to the whole log.
+        VerifyLevel.DECRYPT needs `open_records`, and gives what that returns to `comparison`, unless only a share of
+        the bodies is read.
 
         `replacements` are read in place of segments, to verify the log as it would be with them.
         """
@@ -122,6 +124,7 @@ class Verifier:
         self._comparison = comparison if options.sample >= 1 else None
         self._remembered = remembered
         self._outside = outside
+        self._outside_now = outside_now or (lambda: outside)
         self._replacements = replacements or {}
         self._progress = progress or (lambda _: None)
         self.summary = VerifySummary()
@@ -167,15 +170,30 @@ class Verifier:
 
     def _untagged(self, tagged: tuple[GroupEnd, bytes] | None, size: int, last: int) -> Iterator[Finding]:
         """Whether the archive's key made the tag of the newest group, which vouches for what no checkpoint covers."""
-        signed = self.summary.signed_records
+        signed, mark = self.summary.signed_records, self._outside
         covered = signed
-        if tagged is not None and tagged[0].size > signed and self._vouches(*tagged):
-            covered = tagged[0].size
+        needed = signed if mark is None else min(signed, mark.size)
+        is_tagged = tagged is not None and tagged[0].size > needed and self._vouches(*tagged)
+        if tagged is not None and is_tagged:
+            covered = max(signed, tagged[0].size)
         self.summary.tagged_records = covered
-        if size > covered:
-            count = size - covered
-            what = f"{count} record{'s' * (count > 1)} from here on: neither a checkpoint nor a tag covers them"
+        if mark is not None and is_tagged and tagged is not None and not self._is_ours(mark, *tagged):
+            what = f"{_from_here(size - mark.size)}: written in a copy of the archive, and not behind the mark outside"
+            yield Finding(last, 0, mark.size, what)
+        elif size > covered:
+            what = f"{_from_here(size - covered)}: neither a checkpoint nor a tag covers them"
             yield Finding(last, 0, covered, what)
+        elif mark is not None and size > mark.size and not is_tagged:
+            what = f"{_from_here(size - mark.size)}: the tag of the last group does not hold, and the mark names fewer"
+            yield Finding(last, 0, mark.size, what)
+
+    def _is_ours(self, mark: Mark, end: GroupEnd, tag: bytes) -> bool:
+        """Whether the last tag is of the lineage of the mark, or of the one that it has by now. A writer that opened
+        since has signed, and marked, whatever it found: then the next verification compares that."""
+        if not mark.is_of_another(end.size, tag):
+            return True
+        now = self._outside_now()
+        return now is not None and now != mark and not now.is_of_another(end.size, tag)
 
     def _vouches(self, end: GroupEnd, tag: bytes) -> bool:
         try:
@@ -199,6 +217,11 @@ class Verifier:
         with suppress(IntegrityError):  # `check` reports it
             last = last_checkpoint(self._folder) if self._options.beside else None
         yield from self._cut_history(last)
+        if signed is not None and self._outside is not None and signed.size < self._outside.size:
+            what = (
+                f"the latest checkpoint covers {signed.size} records, and the mark outside names {self._outside.size}"
+            )
+            yield Finding(0, 0, None, what)
         try:
             newest = max(endorsed_checkpoints(read_key_history(self._folder)), key=lambda made: made.size, default=None)
         except IntegrityError as error:
@@ -304,6 +327,10 @@ def _no_modules_from_here() -> Iterator[None]:
             del os.environ[_SAFE_PATH]
         else:
             os.environ[_SAFE_PATH] = before
+
+
+def _from_here(count: int) -> str:
+    return f"{count} record{'s' * (count > 1)} from here on"
 
 
 def _prepare(open_records: OpenRecords | None) -> None:

@@ -42,7 +42,7 @@ def must(condition, what):
 
 
 def is_header(head):  # of a record
-    return head[:6] == b"CFRC\0\2" and head[156:] == struct.pack(">I", zlib.crc32(head[:156]))
+    return head[:6] == b"CFRC\0\3" and head[156:] == struct.pack(">I", zlib.crc32(head[:156]))
 
 
 def add(a, b):  # points of edwards25519 as (X, Y, Z, T), RFC 8032 5.1.4
@@ -230,9 +230,9 @@ class Archive:
         while at < stop and not (is_open and not data[at] and not data[at:stop].strip(b"\0")):  # zeros are room
             head = data[at : at + 160]
             body_end = at + 160 + number(head[44:52])
-            end, tag = (body_end + 87) // 8 * 8, data[body_end + 8 : body_end + 72]
+            end, tag = (body_end + 103) // 8 * 8, data[body_end + 8 : body_end + 88]
             crc = zlib.crc32(head[44:52] + tag)
-            closing = struct.pack(f">8s64sI4s{end - body_end - 80}x", head[44:52], tag, crc, b"CFRE")
+            closing = struct.pack(f">8s80sI4s{end - body_end - 96}x", head[44:52], tag, crc, b"CFRE")
             body, is_end = memoryview(data)[at + 160 : body_end], end <= stop and data[body_end:end] == closing
             checks = (is_header(head), LOST), (is_end, CUT), (hashlib.sha256(body).digest() == head[84:116], BODY)
             problem = next((what for holds, what in (*checks, *self.order(head, at == 88, body)) if not holds), None)
@@ -264,7 +264,7 @@ class Archive:
 
     def is_torn(self, data, at):
         """Whether what begins here is the rest of a write that nobody was told of ("The end of the log")."""
-        heads = (data[m.start() : m.start() + 160] for m in re.finditer(b"CFRC\0\2", data) if m.start() > at)
+        heads = (data[m.start() : m.start() + 160] for m in re.finditer(b"CFRC\0\3", data) if m.start() > at)
         behind = (number(head[148:156]) for head in heads if is_header(head))
         return self.seq >= max(self.claims, default=0) and all(group <= self.seq for group in behind)
 
@@ -274,7 +274,7 @@ class Archive:
         self.time, self.group = number(head[16:24]), b"" if any(tag) else head[148:156]
         if any(tag):
             place = struct.pack(">4xQ8sQ", self.epoch, head[148:156], count)
-            self.end = count, b"coffer/group/v1\0" + self.id + place + node, tag
+            self.end = count, b"coffer/group/v2\0" + self.id + place + node + tag[:16], tag[16:]
         if self.edge is None:
             return
         self.leaves += node

@@ -124,7 +124,7 @@ def proved(told, key):
     heads = {}
     for each in told["proofs"]:
         head, steps = bytes.fromhex(each["record"]), [bytes.fromhex(step) for step in each["hashes"]]
-        must(head.hex() == each["record"] and len(head) == 160 and head[:6] == b"CFRC\0\2", "a proof of no record")
+        must(head.hex() == each["record"] and len(head) == 160 and head[:6] == b"CFRC\0\3", "a proof of no record")
         seq = number(head[8:16])
         must(seq > max(heads, default=-1), "its proofs are not in order")
         must(seq < size, f"record {seq} is not under its checkpoint")

@@ -38,6 +38,7 @@ __all__ = [
     "KEYFILE_WRAP",
     "KEYRING_MASK",
     "KEYRING_SUM",
+    "LINEAGE",
     "LOG_ID",
     "NEW_KEY",
     "NONCE",
@@ -92,7 +93,8 @@ KEYFILE_ID: Final = b"coffer/keyfile-id/v1"  # the secret's public id; derived f
 
 # Under an epoch KEK, the ARK or INDEX_SUM: keeps nonces and new keys apart (`keys.crypto.hedge`).
 HEDGE: Final = b"coffer/hedge/v1"
-NEW_KEY: Final = b"coffer/new-key/v1"  # this and the next three are labels of `hedge`, not of `derive`
+NEW_KEY: Final = b"coffer/new-key/v1"  # this and the next four are labels of `hedge`, not of `derive`
+LINEAGE: Final = b"coffer/lineage/v1"
 NONCE: Final = b"coffer/nonce/v1"
 SHARE_POLYNOMIAL: Final = b"coffer/share-polynomial/v1"
 SALT: Final = b"coffer/salt/v1"  # under the key that the salt is for

@@ -4,8 +4,8 @@
 
 Rule: LMDB trusts its pages and may crash the process on damaged ones, so a separate process reads them. It unwraps no
 key and writes nothing. The command prints one line of JSON: `note` (base64 or null), `complaint` (or null), `readable`,
-and `lacks`: of the keys whose ids (16 bytes each) are on stdin, how many the keyring neither holds nor has shredded.
-"""
+`rotates`: whether a rotation of the signing key is under way; and `lacks`: of the keys whose ids (16 bytes each) are on
+stdin, how many the keyring neither holds nor has shredded."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ _PLACES: Final = (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX)
 @dataclass(frozen=True, slots=True)
 class RememberedState:
     """The signed note of the remembered checkpoint, if any; what is wrong with the rows, if anything; whether every row
-    could be read nevertheless; and how many of the requested keys are missing."""
+    could be read nevertheless; how many of the requested keys are missing; whether the signing key is being changed."""
 
     note: bytes | None
     complaint: str | None
     readable: bool
     lacks: int = 0
+    rotates: bool = False
 
 
 def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
@@ -52,7 +53,7 @@ def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> Remembered
         done = subprocess.run(command, input=wanted, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves
         answer = json.loads(done.stdout)
         note = None if answer["update"] is None else base64.b64decode(answer["update"])
-        return RememberedState(note, answer["complaint"], answer["readable"], answer["lacks"])
+        return RememberedState(note, answer["complaint"], answer["readable"], answer["lacks"], answer["rotates"])
     except subprocess.TimeoutExpired:
         return RememberedState(None, f"reading the keyring took longer than {_SECONDS} s", readable=False)
     except (ValueError, KeyError, TypeError):
@@ -70,7 +71,8 @@ def _read(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
             rows.KeyringHeader.decode(header)
             complaint = store.complaint()
             lacks = sum(all(store.get(place + key_id) is None for place in _PLACES) for key_id in key_ids)
-            return RememberedState(store.get(rows.CHECKPOINT_KEY), complaint, readable=True, lacks=lacks)
+            note, rotates = store.get(rows.CHECKPOINT_KEY), store.get(rows.NEXT_SIGNING_KEY) is not None
+            return RememberedState(note, complaint, readable=True, lacks=lacks, rotates=rotates)
         finally:
             store.close()
     except CofferError as error:
@@ -81,5 +83,11 @@ if __name__ == "__main__":
     given = sys.stdin.buffer.read()
     seen = _read(Path(sys.argv[1]), [given[at : at + _ID_BYTES] for at in range(0, len(given), _ID_BYTES)])
     encoded = None if seen.note is None else base64.b64encode(seen.note).decode()
-    facts = {"update": encoded, "complaint": seen.complaint, "readable": seen.readable, "lacks": seen.lacks}
+    facts = {
+        "update": encoded,
+        "complaint": seen.complaint,
+        "readable": seen.readable,
+        "lacks": seen.lacks,
+        "rotates": seen.rotates,
+    }
     sys.stdout.write(json.dumps(facts) + "\n")

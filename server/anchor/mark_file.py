@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.mark import LONGEST_MARK, Mark
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.reading import unreadable
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import CofferError, ConfigError, FormatError, IntegrityError, NotFoundError
+from coffer.keys.errors import CofferError, ConfigError, FormatError, HistoryError, IntegrityError, NotFoundError
 from coffer.server.anchor.place import is_same_volume, mark_path
 from coffer.server.config.settings import Config
 from coffer.server.observe.logs import get_logger
@@ -84,7 +85,7 @@ class MarkFile:
         Raises ConfigError if the mark of another archive is there, UnavailableError.
         """
         try:
-            if self.read() == mark:
+            if replace(self.read(), lineage=mark.lineage) == mark:  # an earlier call drew another one
                 return
         except NotFoundError:
             pass
@@ -95,34 +96,56 @@ class MarkFile:
             ) from error
         self.write(mark)
 
-    def advance(self, mark: Mark) -> None:
-        """Raise the mark to what is durable in the archive; durable on return. One that is missing, unreadable or
-        higher stays as it is. A failure is logged and becomes a concern."""
+    def advance(self, mark: Mark, begun: Checkpoint | None = None) -> bool:
+        """Raise the mark to what is durable in the archive; durable on return, which says whether its lineage is in the
+        mark now. One that is missing, unreadable or higher stays as it is. So does one of another lineage, unless it
+        names `begun`, all that the log had when this process opened it: what is behind that, nobody else wrote. A
+        failure is logged and becomes a concern."""
         try:
             held = self.read()
         except CofferError:
-            return  # `concerns` says so until somebody decides
+            return False  # `concerns` says so until somebody decides
         if held.size > mark.size:
-            return
+            return False
+        if held.lineage != mark.lineage and held.checkpoint != begun:
+            self._failed(HistoryError("it names another continuation of the archive", hint=_MAKE))
+            return False
         raised = replace(
             mark,
             keyring_generation=max(held.keyring_generation, mark.keyring_generation),
             epoch=max(held.epoch, mark.epoch),
         )
-        if raised == held:
+        try:
+            if raised != held:
+                self.write(raised)
+        except CofferError as error:
+            self._failed(error)
+            return False
+        self._failure = ""
+        return True
+
+    def succeed(self, vkey: str) -> None:
+        """Let the mark name the signing key that follows; its endorsement is durable in the archive. Durable on return;
+        otherwise as `advance`."""
+        try:
+            held = self.read()
+        except CofferError:
             return
         try:
-            self.write(raised)
-            self._failure = ""
+            if held.vkey != vkey:
+                self.write(replace(held, vkey=vkey))
         except CofferError as error:
-            if not self._failure:
-                _log.error(
-                    "the mark outside the folder was not raised",
-                    name="mark.raise_failed",
-                    cause=str(error),
-                    remedy=error.hint(),
-                )
-            self._failure = str(error)
+            self._failed(error)
+
+    def _failed(self, error: CofferError) -> None:
+        if not self._failure:
+            _log.error(
+                "the mark outside the folder was not raised",
+                name="mark.raise_failed",
+                cause=str(error),
+                remedy=error.hint(),
+            )
+        self._failure = str(error)
 
     def write(self, mark: Mark) -> None:
         """Put a mark in the place of whatever is there, durable on return. Raises UnavailableError, ConfigError for a

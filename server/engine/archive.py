@@ -154,10 +154,11 @@ class ReadableArchive:
     def _stats(self, log: LogWriter | None) -> ArchiveStats:
         return stats_of(self.folder, self.keyring, self.index, self.reader, log=log, key_trouble=len(self.key_trouble))
 
-    def events(self, kinds: frozenset[Kind]) -> Iterator[Recorded]:
-        """Every event in records of these kinds, oldest first. Raises IntegrityError for an altered one."""
+    def events(self, kinds: frozenset[Kind], from_seq: int = 0) -> Iterator[Recorded]:
+        """Every event in records of these kinds, from record `from_seq` on, oldest first. Raises IntegrityError for an
+        altered one."""
         key = self.keyring.archive_key(derive.EVENT)
-        for position, header in self.reader.records():
+        for position, header in self.reader.records(from_seq):
             if header.kind in kinds:
                 yield Recorded.open(key, self.folder.archive_id, header, self.reader.read_body(position))
 

@@ -9,12 +9,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
+from coffer.archive.format.group import LINEAGE_BYTES
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import writer
@@ -22,6 +24,8 @@ from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import KeyHistory, endorse, read_key_history
 from coffer.archive.tree.mark import Mark
 from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import hedged
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import signing_key
@@ -33,7 +37,7 @@ from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.mailbox import outbox, writer_process
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["ArchiveSigner", "finish", "in_force", "mark_of", "order", "signers_of", "wait_until_rotated"]
+__all__ = ["ArchiveSigner", "finish", "in_force", "mark_of", "new_lineage", "order", "signers_of", "wait_until_rotated"]
 
 _log = get_logger()
 _POLL_SECONDS: Final = 0.1
@@ -43,11 +47,16 @@ _WAIT_SECONDS: Final = 15.0
 class ArchiveSigner:
     """Signs checkpoints of one archive. One per writer; thread-safe."""
 
-    def __init__(self, folder: ArchiveFolder, keyring: Keyring, log: LogWriter, mark: MarkFile) -> None:
+    def __init__(
+        self, folder: ArchiveFolder, keyring: Keyring, log: LogWriter, mark: MarkFile, *, raises_mark: bool = True
+    ) -> None:
+        """Without `raises_mark` the mark stays what it is until `renew_mark`."""
         self._folder = folder
         self._keyring = keyring
         self._log = log
         self._mark = mark
+        self._raises_mark = raises_mark
+        self._begun: Checkpoint | None = None
         self._lock = threading.Lock()  # no checkpoint is signed while the key changes
 
     def sign(self) -> Checkpoint | None:
@@ -60,10 +69,9 @@ class ArchiveSigner:
         self._keyring.require_whole()
         with self._lock:
             asked = orders.waiting(self._keyring)
-            finish(self._folder, self._keyring)
+            finish(self._folder, self._keyring, self._mark)
             made = self._sign()
-            if (reached := self._reached()) is not None:
-                self._mark.advance(reached)
+            self._raise_mark()
             orders.remove(self._keyring, asked)
             return made
 
@@ -76,7 +84,7 @@ class ArchiveSigner:
             new = signing_key.pending(self._keyring)
             if new is None:
                 return False
-            if not finish(self._folder, self._keyring):
+            if not finish(self._folder, self._keyring, self._mark):
                 old = signing_key.current(self._keyring)
 
                 def endorsed(last: Checkpoint) -> Callable[[bytes], bytes]:
@@ -85,10 +93,26 @@ class ArchiveSigner:
 
                 sign = partial(old.sign_note, self._folder.origin)
                 self._log.hand_over(sign, self._keyring.remember_checkpoint, endorsed)
-                finish(self._folder, self._keyring)
-            if (reached := self._reached()) is not None:
-                self._mark.advance(reached)
+                finish(self._folder, self._keyring, self._mark)
+            self._raise_mark()
             return True
+
+    def part(self) -> None:
+        """Part from every copy of the archive before anything is written: draw a lineage, which the mark durably has
+        when the first group is tagged with it. All records that are there are signed first, so that the mark names
+        them.
+
+        If the mark cannot be raised, the lineage that it has goes on. Raises as `sign`.
+        """
+        if self._log.next_seq != self._log.signed_size:
+            self.sign()
+        with self._lock:
+            reached, lineage = self._reached(), new_lineage(self._keyring)
+            self._begun = None if reached is None else reached.checkpoint
+            if reached is None or not self._raises_mark:
+                return
+            if self._mark.advance(replace(reached, lineage=lineage), self._begun):
+                self._log.begin_lineage(lineage)
 
     def renew_mark(self) -> None:
         """Put a mark of the archive as it is signed in the place of whatever is there; durable on return. The caller
@@ -96,29 +120,44 @@ class ArchiveSigner:
         with self._lock:
             if (reached := self._reached()) is not None:
                 self._mark.write(reached)
+                self._raises_mark = True
+
+    def _raise_mark(self) -> None:
+        if self._raises_mark and (reached := self._reached()) is not None:
+            self._mark.advance(reached, self._begun)
 
     def _reached(self) -> Mark | None:
         """What is durable: the last checkpoint and the keyring."""
-        signed, folder = self._log.signed, self._folder
-        return mark_of(folder, self._keyring, signed, self._log.signed_epoch) if signed is not None else None
+        signed, log = self._log.signed, self._log
+        if signed is None:
+            return None
+        return mark_of(self._folder, self._keyring, signed, log.signed_epoch, log.lineage)
 
     def _sign(self) -> Checkpoint | None:
         signer = signing_key.current(self._keyring)
         return self._log.checkpoint(partial(signer.sign_note, self._folder.origin), self._keyring.remember_checkpoint)
 
 
-def mark_of(folder: ArchiveFolder, keyring: Keyring, signed: Checkpoint, epoch: int) -> Mark:
-    """The mark of an archive whose last checkpoint is `signed`, at this epoch of the log. Its verifier key is that of
+def new_lineage(keyring: Keyring) -> bytes:
+    """16 random bytes, which no two writers draw, not even on two clones of one machine."""
+    now = clock_ms().to_bytes(8, "big")
+    return hedged(keyring.archive_key(derive.HEDGE), derive.LINEAGE, os.urandom, LINEAGE_BYTES, now)
+
+
+def mark_of(folder: ArchiveFolder, keyring: Keyring, signed: Checkpoint, epoch: int, lineage: bytes) -> Mark:
+    """The mark of an archive whose last checkpoint is `signed`, at this epoch of the log, and whose groups have this
+    lineage from there on. Its verifier key is that of
     the keyring, whose rows nobody else can write: endorsements lie in the folder, and another continuation has true
     ones too."""
     vkey, generation = signing_key.current(keyring).vkey(folder.origin), keyring.changes()
-    return Mark(folder.archive_id, folder.origin, vkey, signed.size, signed.root, generation, epoch)
+    return Mark(folder.archive_id, folder.origin, vkey, signed.size, signed.root, generation, epoch, lineage)
 
 
-def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
+def finish(folder: ArchiveFolder, keyring: Keyring, mark: MarkFile) -> bool:
     """Make the next signing key current if it was already endorsed, durable on return; returns whether it was.
 
-    Only the writer may call this: until then the old key must not sign. Raises IntegrityError.
+    The mark names the key first: so whoever has no key can tell its endorsement from that of a copy. Only the writer
+    may call this: until then the old key must not sign. Raises IntegrityError.
     """
     new = signing_key.pending(keyring)
     if new is None:
@@ -126,6 +165,7 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     keys = read_key_history(folder)
     if keys.current != new.vkey(folder.origin):
         return False
+    mark.succeed(keys.current)
     signing_key.promote(keyring, clock_ms(), outbox.enclosed(keyring, Occurrence(_rotated(keys), clock_ms())))
     _log.info("the signing key was rotated", name="signing_key.rotated", generation=len(keys.vkeys), vkey=keys.current)
     return True

@@ -20,7 +20,7 @@ from coffer.keys.providers.key_file import generate_keyfile
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
-from coffer.server.engine.checkpoint_signer import mark_of
+from coffer.server.engine.checkpoint_signer import mark_of, new_lineage
 from coffer.server.engine.providers import passphrase_of, provider_of
 
 __all__ = ["create_archive"]
@@ -54,7 +54,8 @@ def create_archive(config: Config) -> None:
         signer = signing_key.current(keyring)
         folder = ArchiveFolder(path, archive_id, origin, signer.vkey(origin))
         begin(folder, partial(signer.sign_note, origin), keyring.remember_checkpoint)
-        MarkFile.of(config, archive_id).begin(mark_of(folder, keyring, read_checkpoint(folder), 0))
+        mark = mark_of(folder, keyring, read_checkpoint(folder), 0, new_lineage(keyring))
+        MarkFile.of(config, archive_id).begin(mark)
         folder.commit()
     finally:
         keyring.close()

@@ -6,7 +6,7 @@ rekeys, so that the index leads to records that can be opened, then what the ind
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -16,6 +16,8 @@ import msgspec
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.body.spool import clear_stale
 from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.repairs import Repair, SegmentRepaired
+from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
@@ -38,7 +40,7 @@ from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed, set_aside
-from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, signers_of
+from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, new_lineage, signers_of
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
 from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rekey import Rekeyer
@@ -220,7 +222,7 @@ def _open_writer(
         shred_again(found.late, keyring)
         found.late.require_none_shredded()
         log = _open_log(found, lease, may_refuse=may_refuse, heeds_mark=heeds_mark)
-        signer = ArchiveSigner(folder, keyring, log, found.mark)
+        signer = ArchiveSigner(folder, keyring, log, found.mark, raises_mark=heeds_mark)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
             set_aside(folder, keyring, found.reader)
@@ -228,9 +230,10 @@ def _open_writer(
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
-            _begin_lineage(keyring)
+            _unless_full(archive, lambda: _leave_deferred(archive))
+            _part(keyring, signer)
             _look_at_clock(keyring, log)
-            _reconcile(archive, reconciler)
+            _unless_full(archive, reconciler.reconcile)
             _change_over(archive)
         archive.catch_up()
         report_trouble(archive.key_trouble)
@@ -260,6 +263,7 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
         reserve_bytes=config.storage.reserve_bytes,
         remembered=found.late.remembered,
         outside=mark,
+        lineage=new_lineage(keyring) if mark is None else mark.lineage,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
         objection=objection_to_writing(config, folder, keyring, found.late, mark),
         may_refuse=may_refuse,
@@ -277,14 +281,19 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
     return log
 
 
-def _begin_lineage(keyring: Keyring) -> None:
-    """Part from every copy of the keyring. On a full volume the archive is still read, and no row is written at all."""
+def _part(keyring: Keyring, signer: ArchiveSigner) -> None:
+    """Part from every copy of keyring and log. On a full volume the archive is still read, and no row is written at
+    all; groups that find room go on under the lineage that the mark has."""
     try:
         keyring.begin_lineage()
     except UnavailableError as error:
         _log.error(
             "the keyring cannot be written", name="keyring.lineage_failed", cause=str(error), remedy=error.hint()
         )
+    try:
+        signer.part()
+    except CofferError as error:
+        _log.error("no lineage was begun", name="log.lineage_failed", cause=str(error), remedy=error.hint())
 
 
 def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
@@ -320,22 +329,22 @@ def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:
     log.close()
 
 
-def _reconcile(archive: WritableArchive, reconciler: Reconciler) -> None:
-    """Finish key changes that were begun; on a full volume they are left for later and the archive is still read."""
+def _unless_full(archive: WritableArchive, step: Callable[[], None]) -> None:
+    """Finish what was begun; on a full volume it is left for later and the archive is still read."""
     try:
-        _record_deferred(archive)
-        reconciler.reconcile()
+        step()
     except UnavailableError as error:
         if archive.log.accepts_events():
             raise
         _log.error("a change of keys is not finished", name="keys.settle_failed", cause=str(error), remedy=error.hint())
 
 
-def _record_deferred(archive: WritableArchive) -> None:
+def _leave_deferred(archive: WritableArchive) -> None:
     """Let what was repaired or recovered offline wait for the log like any event: each act once, whatever stops this.
 
-    The keyring has the events, each under a row that follows from the act, before the file is gone; the caller
-    delivers them only then.
+    Call it before anything is signed: a recovery counts as carried out as long as the latest checkpoint is the one that
+    it left. The keyring has the events, each under a row that follows from the act, before the file is gone; the caller
+    delivers them only then. A recovery's announcement could be put back: one that the log has a record of is dropped.
     """
     try:
         deferred = read_deferred(archive.folder)
@@ -351,7 +360,7 @@ def _record_deferred(archive: WritableArchive) -> None:
         return
     done = {each.digest[:UNIQUE]: each.event for each in deferred if each.was_done(archive.folder)}
     known = {each.unique for each in events.waiting(archive.keyring)}
-    made = {unique: event for unique, event in done.items() if unique not in known}
+    made = {unique: event for unique, event in done.items() if unique not in known and not _is_recorded(archive, event)}
     now_ms = clock_ms()
     rows = [replace(archive.enclosed(Occurrence(event, now_ms)), unique=unique) for unique, event in made.items()]
     events.leave(archive.keyring, rows)
@@ -359,6 +368,21 @@ def _record_deferred(archive: WritableArchive) -> None:
         facts = msgspec.to_builtins(event)
         _log.warning("an offline repair was recorded", name="offline_event.recorded", code=event.code, **facts)
     discard_deferred(archive.folder)
+
+
+def _is_recorded(archive: WritableArchive, event: Repair) -> bool:
+    """Whether the log that a recovery left goes on with a record of it."""
+    if isinstance(event, SegmentRepaired):
+        return False
+    is_told = any(told.event == event for told in archive.events(frozenset({Kind.REPAIR}), event.left.records))
+    if is_told:
+        _log.warning(
+            "a recovery was announced that the log already has a record of",
+            name="offline_event.repeated",
+            code=event.code,
+            remedy="if no opening was interrupted, find out who can write to the archive folder",
+        )
+    return is_told
 
 
 def _change_over(archive: WritableArchive) -> None:

@@ -15,6 +15,7 @@ from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.maintenance.keyring_history import LoggedEvents, contradictions
+from coffer.server.maintenance.offline import strange_successor
 
 __all__ = ["inspect_with_keys"]
 
@@ -28,9 +29,10 @@ def inspect_with_keys(config: Config, *, rows: bool) -> list[Finding]:
     folder = ArchiveFolder.open(config.archive)
     keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
     try:
-        found = [*_strange_signer(folder, keyring), *(_altered_rows(folder, keyring) if rows else [])]
+        strange = strange_successor(folder, keyring)
+        found = [*_strange_signer(folder, keyring), *([] if strange is None else [str(strange)])]
         if rows:
-            found += _unlike_the_log(folder, keyring)
+            found += [*_altered_rows(folder, keyring), *_unlike_the_log(folder, keyring)]
     finally:
         keyring.close()
     return [Finding(0, 0, None, what) for what in found]

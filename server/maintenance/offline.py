@@ -13,7 +13,8 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
-from coffer.archive.tree.mark import Mark
+from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.mark import Mark, foreign
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
 from coffer.keys.clock import clock_ms
@@ -26,7 +27,7 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.engine.checkpoint_signer import finish
+from coffer.server.engine.checkpoint_signer import finish, signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.engine.rollback import LostHold, Missed, keys_since, missed, report_trouble, shred_again
 from coffer.server.maintenance.acknowledged import findings_of
@@ -34,13 +35,16 @@ from coffer.server.maintenance.acknowledged import findings_of
 __all__ = [
     "KeyringInspection",
     "OfflineSession",
+    "foreign_successor",
     "inspect_index",
     "inspect_keyring",
     "lost_holds",
+    "marked_successor",
     "objection_of",
     "offline_session",
     "require_newest_keyring",
     "settle_findings",
+    "strange_successor",
 ]
 
 
@@ -120,6 +124,43 @@ def objection_of(mark: Mark | None, folder: ArchiveFolder, generation: int | Non
         return None
 
 
+def foreign_successor(config: Config, folder: ArchiveFolder) -> HistoryError | None:
+    """Whether `checkpoints/endorsements` ends with a signing key that the archive does not have: by its keyring if that
+    opens, else by its mark; also beside a writer."""
+    try:
+        keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
+    except CofferError:
+        return marked_successor(config, folder)
+    try:
+        return strange_successor(folder, keyring)
+    finally:
+        keyring.close()
+
+
+def marked_successor(config: Config, folder: ArchiveFolder) -> HistoryError | None:
+    """As `foreign_successor` without a key: by the mark, unless the keyring shows a rotation under way."""
+    try:
+        keys = read_key_history(folder)
+        if len(keys.vkeys) == 1:
+            return None
+        rotates = read_remembered(folder.keyring).rotates if opening.exists(folder.keyring / "data.mdb") else False
+        mark = MarkFile.of(config, folder.archive_id).find()
+        return None if mark is None else mark.foreign_successor(keys, is_rotating=rotates)
+    except IntegrityError:
+        return None  # the verification reports it
+
+
+def strange_successor(folder: ArchiveFolder, keyring: Keyring) -> HistoryError | None:
+    """That `checkpoints/endorsements` ends with a key that an open keyring does not have; None if it has it, or if they
+    cannot be read."""
+    try:
+        keys, own = read_key_history(folder), {each.vkey(folder.origin) for each in signers_of(keyring)}
+    except IntegrityError:
+        return None
+    is_changed = read_key_history(folder).current != keys.current  # a writer is rotating just now
+    return None if is_changed or keys.current in own else foreign(keys)
+
+
 def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
     """Return the holds of the log that the keyring lacks, also beside a writer; None if the keyring does not open."""
     folder = ArchiveFolder.open(config.archive)
@@ -190,9 +231,10 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
             shred_again(late, keyring)
             report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
-                finish(folder, keyring)
+                finish(folder, keyring, MarkFile.of(config, folder.archive_id))
             mark = MarkFile.of(config, folder.archive_id).find()
             objection = late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
+            objection = objection or strange_successor(folder, keyring)
             yield OfflineSession(folder, keyring, late.remembered, mark, objection, late.lost_holds(keyring))
         finally:
             reader.close()

@@ -23,7 +23,7 @@ def refusal_of(archive: ReadableArchive) -> IntegrityError | UnreadableError | N
     try:
         signed = read_checkpoint(folder)
         remembered = remembered_checkpoint(keyring.remembered_checkpoint(), folder)
-        read_tail(folder, signed_claims(signed, remembered, last_checkpoint(folder), outside))
+        read_tail(folder, signed_claims(signed, remembered, last_checkpoint(folder), outside), mark)
     except (IntegrityError, UnreadableError) as error:
         return error
     return objection_to_writing(archive.config, folder, keyring, archive.late, mark)

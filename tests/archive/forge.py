@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coffer.archive.events import codec
 from coffer.archive.events.clocks import LogEpochBegun
-from coffer.archive.format.group import GroupEnd
+from coffer.archive.format.group import NO_LINEAGE, GroupEnd
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import NO_TAG, Kind, RecordHeader, genesis_hash, trailer
 from coffer.archive.format.segment import Footer, SegmentHeader
@@ -84,7 +84,7 @@ def _record(each: Forged, seq: int, head: bytes, epoch: int) -> tuple[bytes, byt
         seq if each.group is None else each.group,
     )  # fmt: skip
     end = GroupEnd(ARCHIVE_ID, 0, epoch, header.group, seq + 1, leaf_hash(header.serialize()))
-    tag = SIGNER.sign_statement(end.statement()) if each.tag is None else each.tag
+    tag = end.tag(NO_LINEAGE, SIGNER.sign_statement) if each.tag is None else each.tag
     return header.serialize(), trailer(len(each.body), tag)
 
 

@@ -149,6 +149,13 @@ def _cut(case: Case) -> set[str]:
     return _log_like(case, tags=True) if shorter else set()
 
 
+def _sealed(case: Case) -> set[str]:
+    """Only that the last segment has a footer: each record and tag is there."""
+    mine, theirs = _log(case.before), _log(case.after)
+    is_as_long = len(mine) == len(theirs) and len(leaves_of(mine)) == len(leaves_of(theirs))
+    return _log_like(case) if is_as_long and theirs[-1:] and theirs[-1].is_sealed and not mine[-1].is_sealed else set()
+
+
 def _tags(case: Case) -> set[str]:
     return _log_like(case, tags=True) if not _log_like(case) else set()
 
@@ -164,12 +171,6 @@ def _fewer_notes(case: Case) -> set[str]:
     is_part = all(any(each == note for each in places) for note in theirs) and theirs[-1:] == mine[-1:]
     is_torn = not torn or any(note.startswith(torn) for note in mine)
     return case.below(_HISTORY) if is_part and is_torn else set()
-
-
-def _last_but_one(case: Case) -> set[str]:
-    before, latest = notes.split(case.before[_HISTORY]), case.after.get("checkpoints/latest")
-    held = notes.split(case.after.get(_HISTORY, b""))
-    return case.below("checkpoints/latest") if latest == before[-2] and held[-2:] == before[-2:] else set()
 
 
 def _acts(case: Case) -> set[str]:
@@ -189,15 +190,14 @@ LISTED: Final = (
         "checkpoints between the first and the last are gone from the history",
         "the later ones cover what they covered; whoever kept one of them can still check it", _fewer_notes),
     Listed(
+        "the last segment has its footer, and no segment follows",
+        "the footer follows from the records; a stop between footer and next segment leaves the same", _sealed),
+    Listed(
         "a tag that is not the newest behind the last checkpoint is another one",
         "the newest tag and the checkpoints bind every record before them; no other tag is verified", _tags),
     Listed(
         "tiles are missing, or are those of an older tree",
         "they hold nothing that the segments do not, and the next checkpoint makes them again", _older_tiles),
-    Listed(
-        "`checkpoints/latest` is the last but one",
-        "a stop between two steps of signing leaves the same; the next writer publishes what the history has",
-        _last_but_one),
     Listed(
         "the index is gone, empty, or as it was at some time", "it is made from the log, which brings it up to date",
         _older_index),

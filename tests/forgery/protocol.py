@@ -1,8 +1,9 @@
 """The commit protocol against somebody who puts things back, in small, to be explored completely.
 
 A writer stores objects of studies, shreds a key, signs, and is stopped anywhere. The attacker has kept one copy of the
-folder of any moment. While nobody writes, he puts back any of its stores, or drops a record and makes the chain fit; he
-cannot tag, sign or write rows, and does not reach the mark. Then a writer opens. `Faults` takes one of its rules out.
+folder of any moment, and somebody may have gone on with that copy elsewhere, who has the same keys (a restore drill).
+While nobody writes, he puts back any store of either, or drops a record and makes the chain fit; he cannot tag, sign or
+write rows, and does not reach the mark. Then a writer opens. `Faults` takes one of its rules out.
 
 A record is what it says, a log the tuple of its records, and a signature the log that it covers: that is what tags and
 roots bind. `tests/crash/protocol.py` has the power cuts; this one lets nothing go missing by itself.
@@ -20,6 +21,8 @@ Log = tuple[Record, ...]
 _STORES = ("log", "history", "latest", "keyring")
 _MOST_RECORDS = 2
 _MOST_STOPS = 1
+_DRILL = -1  # the lineage of whoever goes on with the copy
+_MADE = -2  # that of the mark when the archive was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class State:
     `dead` the studies that were shredded when it was raised. `shown` is the newest published checkpoint, which anybody
     may have; `touched` names the stores that the attacker has changed.
 
-    `tagged` and `signed` are all logs that the key ever vouched for: nobody can make others.
+    `tagged` and `signed` are all logs that the key ever vouched for, and each tag names a lineage: nobody can make
+    others. `lineage` is that of the writer, once it has parted from all copies, and `marked` that in the mark.
     """
 
     folder: Folder = Folder()
@@ -63,9 +67,17 @@ class State:
     is_attacked: bool = False  # since the last stop
     signing: int = 0
     stops: int = 0
-    tagged: frozenset[Log] = frozenset()
+    tagged: frozenset[tuple[Log, int]] = frozenset()
     signed: frozenset[Log] = frozenset({()})
     vouched: Log | None = None  # what was just tagged or signed
+    lineage: int | None = None
+    marked: int = _MADE
+    drill: Folder | None = None
+
+    @property
+    def own(self) -> frozenset[Log]:
+        """The logs that this archive vouched for, and no copy of it."""
+        return self.signed | {log for log, lineage in self.tagged if lineage != _DRILL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +92,43 @@ class Faults:
     checkpoints_are_not_compared: bool = False
     latest_before_keyring: bool = False
     mark_before_history: bool = False
+    lineage_is_not_compared: bool = False
+    lineage_is_not_marked_first: bool = False
 
 
 def steps(state: State, faults: Faults) -> Iterator[State]:
     """Every state that can follow."""
     if state.is_open:
-        yield from _written(state)
+        if state.lineage is None:
+            yield from _parted(state, faults)
+        else:
+            yield from _written(state)
         yield from _signed(state, faults)
         if state.stops < _MOST_STOPS:
-            yield replace(state, is_open=False, is_attacked=False, signing=0, stops=state.stops + 1, vouched=None)
+            stopped = replace(state, is_open=False, is_attacked=False, signing=0, stops=state.stops + 1, vouched=None)
+            yield replace(stopped, lineage=None)
         return
+    if state.kept is not None and state.drill is None:
+        yield _drilled(state, state.kept)
     if not state.is_attacked:
         yield from _attacked(replace(state, is_attacked=True))
     if not refuses(state, faults):
         yield replace(state, is_open=True)
+
+
+def _parted(state: State, faults: Faults) -> Iterator[State]:
+    """The writer, all of whose log is signed and marked, begins a lineage of its own."""
+    if state.folder.log == state.mark[0] and not state.signing:
+        marked = state.marked if faults.lineage_is_not_marked_first else state.stops
+        yield replace(state, lineage=state.stops, marked=marked, vouched=None)
+
+
+def _drilled(state: State, kept: Folder) -> State:
+    """Somebody stores an object in the copy, and signs."""
+    log = (*kept.log, ("object", 3))
+    ring = replace(kept.keyring, keys=kept.keyring.keys | {3}, remembered=log)
+    drill = Folder(log, log, log, ring)
+    return replace(state, drill=drill, tagged=state.tagged | {(log, _DRILL)}, vouched=None)
 
 
 def _written(state: State) -> Iterator[State]:
@@ -118,7 +153,8 @@ def _written(state: State) -> Iterator[State]:
 
 def _appended(state: State, folder: Folder, record: Record) -> State:
     log = (*folder.log, record)
-    made = replace(state, folder=replace(folder, log=log), tagged=state.tagged | {log})
+    assert state.lineage is not None
+    made = replace(state, folder=replace(folder, log=log), tagged=state.tagged | {(log, state.lineage)})
     return replace(made, vouched=log)
 
 
@@ -147,12 +183,14 @@ def _signed(state: State, faults: Faults) -> Iterator[State]:
 
 
 def _attacked(state: State) -> Iterator[State]:
-    """He puts back some stores of his copy, or drops a record of the log, with every checkpoint that it contradicts."""
+    """He puts back some stores of his copy, as it was or as it went on, or drops a record of the log, with every
+    checkpoint that it contradicts."""
     folder = state.folder
-    for count in range(1, len(_STORES) + 1) if state.kept is not None else ():
-        for names in combinations(_STORES, count):
-            older = replace(folder, **{name: getattr(state.kept, name) for name in names})
-            yield replace(state, folder=older, touched=state.touched | {*names})
+    for copy in (state.kept, state.drill):
+        for count in range(1, len(_STORES) + 1) if copy is not None else ():
+            for names in combinations(_STORES, count):
+                other = replace(folder, **{name: getattr(copy, name) for name in names})
+                yield replace(state, folder=other, touched=state.touched | {*names})
     touched = state.touched | {"log", "history", "latest"}
     for place in range(len(folder.log)):
         shorter = folder.log[:place] + folder.log[place + 1 :]
@@ -166,19 +204,26 @@ def refuses(state: State, faults: Faults) -> bool:
     folder, ring, (marked, feed) = state.folder, state.folder.keyring, state.mark
     remembered = () if faults.keyring_remembers_nothing else ring.remembered
     inside = [folder.history, remembered, folder.latest]
-    newest = max(inside, key=len)
     if not faults.keyring_remembers_nothing and len(remembered) < len(folder.latest):
         return True
-    if not faults.mark_is_not_compared and len(newest) < len(marked):
+    if not faults.mark_is_not_compared and min(len(each) for each in inside) < len(marked):
         return True
     claims = [*inside, *([] if faults.mark_is_not_compared else [marked])]
     if not faults.checkpoints_are_not_compared and any(folder.log[: len(each)] != each for each in claims):
         return True
     if not faults.feed_is_not_compared and not faults.mark_is_not_compared and ring.feed < feed:
         return True
-    if not faults.tag_is_not_verified and folder.log not in state.tagged | state.signed:
+    if not faults.tag_is_not_verified and not _is_vouched_for(state, faults):
         return True
     return not faults.keyring_may_lack_keys and bool(_lacking(folder.log, ring))
+
+
+def _is_vouched_for(state: State, faults: Faults) -> bool:
+    """Whether the key tagged or signed this log; behind the mark, under the lineage that it has."""
+    log = state.folder.log
+    if len(log) > len(state.mark[0]) and not faults.lineage_is_not_compared and not faults.mark_is_not_compared:
+        return (log, state.marked) in state.tagged
+    return log in state.signed | {each for each, _ in state.tagged}
 
 
 def _lacking(log: Log, ring: Keyring) -> set[int]:
@@ -203,7 +248,7 @@ def broken(state: State, faults: Faults) -> str | None:
     if not state.is_open:
         needless = not state.touched and refuses(state, faults)
         return "a writer refuses although nobody changed anything" if needless else None
-    if state.folder.log not in state.tagged | state.signed:
+    if state.folder.log not in state.own:
         return "a writer goes on from a log that this archive never wrote"
     if state.dead & state.folder.keyring.keys:
         return "a key is alive whose shred the mark covers"

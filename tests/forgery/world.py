@@ -3,7 +3,8 @@
 `mine` is the archive as a kill left it, with groups behind its last checkpoint; it has several segments, versions, a
 shred, holds, a split, a rekey, rotations of keys and signing key, and an epoch of the log that a confirmed clock began.
 The attacker has kept `then` (an older checkpoint), `late` (between the last checkpoint and the end), `fork` (a copy of
-`then` that went on by itself, with the same keys) and `other` (another archive).
+`then` that went on by itself, with the same keys), `drill` (a copy of the end that did so) and `other` (another
+archive).
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from coffer.archive.body.spool import Spool
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.scrub import Scrub
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.mailbox import orders
+from coffer.keys.mailbox.officer_records import OfficerRecordAdmin
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 from coffer.server.config.load import load_config
 from coffer.server.config.settings import Config
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import StoreRequest
@@ -32,7 +39,11 @@ from tests.services import services
 from tests.set_clock import DAY_MS, SetClock
 
 SEGMENT_BYTES = 5_000
-COPIES = ("then", "late", "fork", "other")
+_WITH_A_DEFAULT = (  # not the index, whose threads would draw in any order
+    Keyring.create.__func__, Keyring.open.__func__, generate_keyfile,
+    KeyFileProvider.__init__, OfficerRecordAdmin.__init__, orders.give, Spool.__init__,
+)  # type: ignore[attr-defined]  # fmt: skip
+COPIES = ("then", "late", "fork", "drill", "other")
 _CT, _EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 _CONFIG = """archive = '{archive}'
 [keys]
@@ -100,7 +111,13 @@ def store(base: Path, *objects: tuple[int, int, str], then: Path | None = None, 
         if sign:
             engine.sign_checkpoint()
         if then is not None:
-            shutil.copytree(base / "data", then)
+            _copy(engine, base, then)
+
+
+def _copy(engine: WritableArchive, base: Path, to: Path) -> None:
+    """What a kill would leave now. How much of the index is on disk by then is otherwise a matter of time."""
+    engine.index.flush()
+    shutil.copytree(base / "data", to)
 
 
 def put(engine: object, *objects: tuple[int, int, str]) -> list[int]:
@@ -169,14 +186,14 @@ def _live_a_little(base: Path, clock: SetClock) -> None:
     clock.jump(-400 * DAY_MS)
     coffer("clock", "confirm", "--reason", "time server was wrong")
     store(base, *((5, n, "after it") for n in range(4)), (1, 3, "newest version"))
-    _fork(base)
+    _go_on(base, base / "then", "fork", 12)
     with open_writer(config_at(base / "mark.toml")) as engine:
         put(engine, (5, 9, "signed"))
         engine.sign_checkpoint()
         put(engine, (6, 1, "behind it"), (1, 1, "newer"))
-        shutil.copytree(base / "data", base / "late")
+        _copy(engine, base, base / "late")
         put(engine, (6, 2, "at the end"), (7, 1, "at the end"))
-        shutil.copytree(base / "data", base / "killed")
+        _copy(engine, base, base / "killed")
         mark = (base / "mark").read_bytes()
     (base / "mark").write_bytes(mark)
     shutil.rmtree(base / "data")
@@ -185,23 +202,29 @@ def _live_a_little(base: Path, clock: SetClock) -> None:
     scrub = Scrub(folder, remembered=lambda: None, now_ms=lambda: 1, pace=lambda _: None, on_finding=lambda _: None)
     scrub.segment()
     shutil.copytree(base / "data" / "scrub", base / "other" / "scrub", dirs_exist_ok=True)
+    _go_on(base, base / "data", "drill", 4)
 
 
-def _fork(base: Path) -> None:
-    """A copy of `then` that goes on by itself, with the same keys and a signing key that the archive's own endorsed."""
-    twin = base / "twin"
+def _go_on(base: Path, source: Path, name: str, objects: int) -> None:
+    """A copy that goes on by itself, with the same keys and a signing key that the archive's own endorsed."""
+    twin = base / f"twin of {name}"
     _settings(twin)
-    shutil.copytree(base / "then", twin / "data")
+    shutil.copytree(source, twin / "data")
     shutil.copy(base / "key", twin / "key")
-    run("--config", str(twin / "mark.toml"), "mark", "renew", "--reason", "fork")
-    run("--config", str(twin / "mark.toml"), "keys", "rotate-signing", "--reason", "fork")
-    store(twin, *((8, n, "of the fork") for n in range(12)), then=base / "fork")
+    run("--config", str(twin / "mark.toml"), "mark", "renew", "--reason", name)
+    run("--config", str(twin / "mark.toml"), "keys", "rotate-signing", "--reason", name)
+    store(twin, *((8, n, f"of the {name}") for n in range(objects)), then=base / name)
 
 
 @contextmanager
 def _repeatable(patch: pytest.MonkeyPatch, base: Path, seed: int) -> Iterator[SetClock]:
-    source = random.Random(seed)
+    source, real = random.Random(seed), os.urandom
     patch.setattr(os, "urandom", source.randbytes)
+    for function in _WITH_A_DEFAULT:  # which they have kept since they were imported
+        defaults, named = function.__defaults__ or (), function.__kwdefaults__ or {}
+        patch.setattr(function, "__defaults__", tuple(source.randbytes if each is real else each for each in defaults))
+        for name, value in named.items():
+            patch.setitem(named, name, source.randbytes if value is real else value)
     clock = SetClock(base / "clock.json")
     clock.install(patch)
     yield clock

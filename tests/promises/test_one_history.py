@@ -76,6 +76,7 @@ def _command(kept: Kept, *args: str) -> Result:
     config = kept.base / "coffer.toml"
     config.write_text(
         f'archive = "{kept.archive}"\n[keys]\nkey_file = "{kept.config.keys.key_file}"\n[storage]\nreserve_bytes = 0\n'
+        f'[integrity]\nmark = "{kept.config.integrity.mark}"\n'
     )
     return CliRunner().invoke(main, ["--config", str(config), *args])
 

@@ -29,7 +29,8 @@ ARCHIVE_ID = sha256(b"coffer golden log").digest()[:16]
 SEEDS = [sha256(b"coffer golden log signing seed" + number).digest() for number in (b"", b" 2")]
 FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
 LENGTHS = (0, 1, 7, 8, 9, 100, 33, 16)
-SEGMENT_BYTES = 900
+LINEAGE = sha256(b"coffer golden log lineage").digest()[:16]
+SEGMENT_BYTES = 950
 EPOCH = b'{"code":"log.epoch_begun","epoch":1,"holder":"golden","v":1,"why":"an example"}'
 
 
@@ -50,7 +51,9 @@ def make(path: Path) -> None:
     begin(folder, partial(old.sign_note, ORIGIN))
     folder.commit()
     clock = iter(range(FIRST_MS, FIRST_MS + 60_000, 1000))
-    log = LogWriter(folder, sign=old.sign_statement, now_ms=lambda: next(clock), segment_bytes=SEGMENT_BYTES)
+    log = LogWriter(
+        folder, sign=old.sign_statement, now_ms=lambda: next(clock), segment_bytes=SEGMENT_BYTES, lineage=LINEAGE
+    )
     for number in range(3):
         log.append([entry(number)])
 

@@ -241,17 +241,17 @@ class Log:
 
     def _record(self, data: bytes, offset: int, stop: int) -> int:
         head = data[offset : offset + 160]
-        must(len(head) == 160 and head[:6] == b"CFRC\0\2", "record header")
+        must(len(head) == 160 and head[:6] == b"CFRC\0\3", "record header")
         must(number(head[156:]) == zlib.crc32(head[:156]), "record header CRC")
         must(number(head[8:16]) == self.tree.size and head[116:148] == self.head, "record does not chain")
         length = number(head[44:52])
         body_end = offset + 160 + length
-        end = (body_end + 80 + 7) // 8 * 8
+        end = (body_end + 96 + 7) // 8 * 8
         must(end <= stop, "record cut")
         body, closing = data[offset + 160 : body_end], data[body_end:end]
         must(sha256(body).digest() == head[84:116], "body")
-        must(closing[:8] == head[44:52] and closing[76:80] == b"CFRE" and not any(closing[80:]), "record end")
-        must(number(closing[72:76]) == zlib.crc32(closing[:72]), "record end CRC")
+        must(closing[:8] == head[44:52] and closing[92:96] == b"CFRE" and not any(closing[96:]), "record end")
+        must(number(closing[88:92]) == zlib.crc32(closing[:88]), "record end CRC")
         kind, time_ms, flags = number(head[6:8]), number(head[16:24]), number(head[40:44])
         must(kind != REGISTER, "a kind that is not written yet")
         must(kind != LOG_EPOCH or offset == 88, "an epoch that begins inside a segment")
@@ -267,7 +267,7 @@ class Log:
         self.head, self.time_ms = sha256(b"\0" + head).digest(), time_ms
         self.tree.add(head)
         self.leaves.append(self.head)
-        self._follow_group(number(head[148:156]), closing[8:72])
+        self._follow_group(number(head[148:156]), closing[8:88])
         if self.signed is not None and self.tree.size == self.signed[0]:
             must(self.tree.root() == self.signed[1], "a fork")
         return end
@@ -277,10 +277,10 @@ class Log:
         must(group == (self.tree.size - 1 if self.group == -1 else self.group), "another group")
         self.group = group
         if any(tag):
-            must(int.from_bytes(tag[32:], "little") < ORDER, "a tag that is no signature")
+            must(int.from_bytes(tag[48:], "little") < ORDER, "a tag that is no signature")
             place = struct.pack(">QQQ", self.epoch, group, self.tree.size)
-            statement = b"coffer/group/v1\0" + self.archive_id + LOG + place + self.head
-            self.groups.append((self.tree.size, statement, tag))
+            statement = b"coffer/group/v2\0" + self.archive_id + LOG + place + self.head + tag[:16]
+            self.groups.append((self.tree.size, statement, tag[16:]))
             self.group = -1
 
     def _footer(self, footer: bytes, offsets: list[int]) -> None:

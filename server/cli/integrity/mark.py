@@ -84,11 +84,12 @@ def renew(chosen: Chosen, reason: str, officer: str | None) -> None:
 
 def _facts(found: Mark | None) -> dict[str, str | int | None]:
     if found is None:
-        return {"records": None, "root": None, "vkey": None, "keyring_generation": None, "epoch": None}
+        return {"records": None, "root": None, "vkey": None, "keyring_generation": None, "epoch": None, "lineage": None}
     return {
         "records": found.size,
         "root": found.root.hex(),
         "vkey": found.vkey,
         "keyring_generation": found.keyring_generation,
         "epoch": found.epoch,
+        "lineage": found.lineage.hex(),
     }

@@ -44,11 +44,11 @@ def show(chosen: Chosen) -> None:
     from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.anchor.mark_file import MarkFile
-    from coffer.server.maintenance.offline import inspect_keyring, lost_holds, objection_of
+    from coffer.server.maintenance.offline import foreign_successor, inspect_keyring, lost_holds, objection_of
 
     folder = ArchiveFolder.open(config.archive)
     mark, seen = MarkFile.of(config, folder.archive_id).find(), inspect_keyring(folder)
-    objection = seen.objection or objection_of(mark, folder)
+    objection = seen.objection or objection_of(mark, folder) or foreign_successor(config, folder)
     history = find_divergence(folder, seen.remembered, objection, mark)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
@@ -68,9 +68,9 @@ Examples:
   coffer recover from /mnt/backup/archive
 
 \b
-The copy is trusted only as far as it is proved: it must be of this archive, whole, and yield every root that was signed
-here. Replaced segments are kept in lost+found. Stop the server first and start it afterwards. A record in the log says
-what was found and what was taken.""",
+The copy is trusted only as far as it is proved: it must be of this archive, whole, and yield every root that was
+signed here. Replaced segments are kept in lost+found. The mark outside the folder is made anew. Stop the server first
+and start it afterwards. A record in the log says what was found and what was taken.""",
 )
 @click.argument("copy", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @archive_options()
@@ -99,7 +99,9 @@ def take(chosen: Chosen, copy: Path) -> None:
                 hand.keyring.remember_checkpoint,
                 progress=lambda done: bar.advance(done, total),
             )
-    with admitted.open_writer() as archive:
+    with admitted.open_past_mark() if numbers else admitted.open_writer() as archive:
+        if numbers and hand.outside is not None:
+            archive.renew_mark("coffer recover from", admitted.principal.officer)
         records = archive.log.next_seq
         settle_findings(archive)
     if chosen.json:

@@ -44,15 +44,17 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     from coffer.archive.store.writer_lock import WriterLock
     from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms
+    from coffer.server.anchor.mark_file import MarkFile
     from coffer.server.maintenance.offline import inspect_keyring
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
-    total = total_bytes(folder.segment_store())
+    total, mark = total_bytes(folder.segment_store()), MarkFile.of(config, folder.archive_id).find()
     with WriterLock(folder.lock, "coffer repair", clock_ms()):
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
             report = repair_from(
                 folder, source, only=set(records), remembered=inspect_keyring(folder).remembered,
+                vkey=mark.vkey if mark else "",
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
         FindingStore(folder.scrub).settle({0, *segment_numbers(folder.segment_store())}, report.remaining)

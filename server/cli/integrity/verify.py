@@ -93,7 +93,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.archive.repair.planted import planted
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.store.segment_store import total_bytes
-    from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
+    from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
     from coffer.server.anchor.trust import Outside
     from coffer.server.maintenance.deep_check import open_records
     from coffer.server.maintenance.keyed_check import inspect_with_keys
@@ -101,8 +101,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.server.maintenance.version_order import VersionOrder
 
     folder = ArchiveFolder.open(config.archive)
-    total = total_bytes(folder.segment_store())
-    depth = VerifyLevel[level.upper()]
+    total, depth = total_bytes(folder.segment_store()), VerifyLevel[level.upper()]
     if sample < 1 and depth is VerifyLevel.HEADERS:
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
     seed = seed if seed is not None else int.from_bytes(os.urandom(4), "big")
@@ -117,10 +116,11 @@ def verify(  # noqa: PLR0917  one parameter for each option
             comparison=VersionOrder() if depth is VerifyLevel.DECRYPT else None,
             remembered=seen.remembered,
             outside=None if is_copy else outside.mark,
+            outside_now=lambda: Outside.of(config, folder).mark,
             progress=lambda done: bar.advance(done, total),
         )
         rows = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
-        keys = [Finding(0, 0, None, what) for what in outside.contradictions(folder)]
+        keys = _of_keys(config, folder, outside, compares=not is_copy and depth is not VerifyLevel.DECRYPT)
         keyed = inspect_with_keys(config, rows=seen.readable and not rows) if depth is VerifyLevel.DECRYPT else []
         for finding in chain(keys, planted(folder), dict.fromkeys([*seen.findings, *keyed]), rows, verifier.findings()):
             findings.append(finding)
@@ -137,6 +137,17 @@ def verify(  # noqa: PLR0917  one parameter for each option
         _say(summary, len(findings), is_sample=sample < 1)
     if findings or not outside.keys:
         click.get_current_context().exit(_FINDINGS if findings else UNANCHORED)
+
+
+def _of_keys(config: Config, folder: ArchiveFolder, outside: Outside, *, compares: bool) -> list[Finding]:
+    """What contradicts the verifier keys from outside; with `compares` also whether the endorsements end with a signing
+    key that only a copy of the archive has."""
+    from coffer.archive.verify.verify import Finding
+    from coffer.server.maintenance.offline import marked_successor
+
+    foreign = marked_successor(config, folder) if compares else None
+    found = [*outside.contradictions(folder), *([] if foreign is None else [str(foreign)])]
+    return [Finding(0, 0, None, what) for what in found]
 
 
 def _jobs_for(total: int) -> int:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Taken
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.keys.errors import OutcomeUnknownError, UnavailableError
 from coffer.keys.lease.epoch_authority import Lease
 
@@ -47,8 +48,9 @@ class FaultyLog(CommitLog):
         lease: Lease,
         told: Callable[[], Sequence[Checkpoint]] = tuple,
         accept: Callable[[LogEnd], None] | None = None,
+        outside: Mark | None = None,
     ) -> Taken:
-        return self._through("take", lambda: self.inner.take(lease, told, accept))
+        return self._through("take", lambda: self.inner.take(lease, told, accept, outside))
 
     def append(self, lease: Lease, at: LogEnd, group: Group) -> LogEnd:
         return self._through("append", lambda: self.inner.append(lease, at, group))
@@ -101,8 +103,9 @@ class Patient(CommitLog):
         lease: Lease,
         told: Callable[[], Sequence[Checkpoint]] = tuple,
         accept: Callable[[LogEnd], None] | None = None,
+        outside: Mark | None = None,
     ) -> Taken:
-        return self._until(lambda: self.inner.take(lease, told, accept))
+        return self._until(lambda: self.inner.take(lease, told, accept, outside))
 
     def append(self, lease: Lease, at: LogEnd, group: Group) -> LogEnd:
         while True:

@@ -12,6 +12,7 @@ from coffer.archive.commit.hashed_entry import HashedEntry, hashed_entry
 from coffer.archive.commit.memory_log import MemoryLog
 from coffer.archive.commit.next_group import next_group
 from coffer.archive.format.entry import Entry
+from coffer.archive.format.group import NO_LINEAGE, GroupEnd
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.memory_segments import MemorySegments
@@ -26,6 +27,10 @@ from coffer.keys.lease.memory_authority import MemoryAuthority
 from tests.archive.conftest import FIRST_MS, ORIGIN, SIGNER
 
 NAME = "LOCK"
+
+
+def tag_of(end: GroupEnd) -> bytes:
+    return end.tag(NO_LINEAGE, SIGNER.sign_statement)
 
 
 def facts(end: LogEnd) -> tuple[object, ...]:
@@ -56,7 +61,7 @@ class Place:
         """The group of these entries behind an end."""
         with ExitStack() as files:
             hashed = [each if isinstance(each, HashedEntry) else hashed_entry(each, files) for each in entries]
-            return next_group(self.folder.archive_id, at, hashed, lambda: FIRST_MS, SIGNER.sign_statement)[0]
+            return next_group(self.folder.archive_id, at, hashed, lambda: FIRST_MS, tag_of)[0]
 
     def segments(self) -> list[bytes]:
         """All segments."""

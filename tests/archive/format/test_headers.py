@@ -19,7 +19,7 @@ from tests.archive.conftest import SmallArchive, entry
 
 FIRST, START = 7, sha256(b"start").digest()
 LENGTHS = (5, 0, 8, 40_000)
-TAG = bytes(range(64))
+TAG = bytes(range(80))
 Edit = Callable[[bytearray], None]
 
 
@@ -88,7 +88,7 @@ def test_every_byte_of_a_trailer_and_its_padding(place: int) -> None:
         batch, _ = batch_of()
         closing = bytearray(batch.trailers[place] + batch.paddings[place])
         closing[offset] ^= 1
-        batch.trailers[place], batch.paddings[place] = bytes(closing[:80]), bytes(closing[80:])
+        batch.trailers[place], batch.paddings[place] = bytes(closing[:96]), bytes(closing[96:])
         assert headers.check(batch, FIRST, START, Order(0), []) is None
 
 
@@ -104,14 +104,14 @@ def test_bodies_count_where_they_were_read() -> None:
 @pytest.mark.parametrize("change", ["swap", "shift", "drop"])
 def test_a_footer_that_lists_other_offsets(small: SmallArchive, change: str) -> None:
     """Well formed in itself: its hash and all else it says is right."""
-    small.fill(4, segment_bytes=SEGMENT_HEADER.size + 3 * 280)
+    small.fill(4, segment_bytes=SEGMENT_HEADER.size + 3 * 296)
     small.damaged = True
     path = small.segments()[0]
     data = path.read_bytes()
     length = int.from_bytes(data[-44:-36], "big")
-    offsets = [88, 368, 648]
+    offsets = [88, 384, 680]
     assert data[-length:] == Footer(tuple(offsets), *_state(data[-length:])).serialize()
-    listed = {"swap": (368, 88, 648), "shift": (88, 376, 648), "drop": (88, 368)}[change]
+    listed = {"swap": (384, 88, 680), "shift": (88, 392, 680), "drop": (88, 384)}[change]
     path.write_bytes(data[:-length] + Footer(listed, *_state(data[-length:])).serialize())
     task = Task.of(small.folder, 1, is_last=False, level=VerifyLevel.BODIES)
     assert [f.what for f in scan(task).findings] == ["the footer does not describe this segment's records"]
@@ -130,7 +130,7 @@ def test_an_unsigned_last_record_has_only_its_crc(small: SmallArchive) -> None:
     small.damaged = True
     path = small.segments()[0]
     data = bytearray(path.read_bytes())
-    data[-280 + 20] ^= 1
+    data[-296 + 20] ^= 1
     path.write_bytes(data)
     assert [f.what for f in small.findings()] == [
         "the record header is damaged (CRC)",

@@ -5,6 +5,7 @@ from hashlib import sha256
 
 import pytest
 
+from coffer.archive.format.group import NO_LINEAGE
 from coffer.archive.store import checksummed_json
 from coffer.archive.tree.checkpoint import read_checkpoint
 from coffer.archive.tree.mark import Mark
@@ -12,19 +13,20 @@ from coffer.keys.errors import FormatError, HistoryError
 from tests.archive.conftest import ORIGIN, SmallArchive
 from tests.archive.trees import grow
 
-MARK = Mark(bytes(range(16)), ORIGIN, f"{ORIGIN}+00000000+AAAA", 17, bytes(range(32)), 4, 1)
+MARK = Mark(bytes(range(16)), ORIGIN, f"{ORIGIN}+00000000+AAAA", 17, bytes(range(32)), 4, 1, bytes(range(16, 32)))
 
 
 def test_it_comes_back_and_is_the_text_of_the_format() -> None:
     text = """{
- "type": "coffer/mark/v1",
+ "type": "coffer/mark/v2",
  "archive": "000102030405060708090a0b0c0d0e0f",
  "origin": "archive.example/test",
  "vkey": "archive.example/test+00000000+AAAA",
  "size": 17,
  "root": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
  "keyring_generation": 4,
- "epoch": 1
+ "epoch": 1,
+ "lineage": "101112131415161718191a1b1c1d1e1f"
 }
 """
     assert MARK.serialize().decode() == f"{text}{sha256(text.encode()).hexdigest()}\n"
@@ -42,9 +44,9 @@ def test_every_flipped_or_cut_byte_is_found() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("type", "coffer/mark/v2"), ("archive", "00"), ("archive", "zz" * 16), ("root", "00" * 31), ("size", -1),
+        ("type", "coffer/mark/v1"), ("archive", "00"), ("archive", "zz" * 16), ("root", "00" * 31), ("size", -1),
         ("size", True), ("size", 1 << 64), ("epoch", "1"), ("vkey", None), ("keyring_generation", 1.0), ("more", 1),
-        ("root", "AA" * 32),
+        ("root", "AA" * 32), ("lineage", "00" * 15), ("lineage", None),
     ],
 )  # fmt: skip
 def test_another_value_is_refused_although_its_checksum_is_right(name: str, value: object) -> None:
@@ -56,7 +58,7 @@ def test_another_value_is_refused_although_its_checksum_is_right(name: str, valu
 def test_what_contradicts_it_beside_the_log(small: SmallArchive) -> None:
     grow(small, 3)
     signed = read_checkpoint(small.folder)
-    mark = Mark(small.folder.archive_id, ORIGIN, small.folder.vkey, signed.size, signed.root, 4, 0)
+    mark = Mark(small.folder.archive_id, ORIGIN, small.folder.vkey, signed.size, signed.root, 4, 0, NO_LINEAGE)
     assert mark.checkpoint == signed
     assert mark.objection(small.folder) is None
     assert mark.objection(small.folder, 4) is None

@@ -18,7 +18,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.repair.divergence import accept_loss, find_divergence, take_from
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from coffer.archive.tree.checkpoint import Checkpoint, latest_note, open_checkpoint, read_checkpoint
 from coffer.archive.tree.checkpoint_history import publish, read_entries
 from coffer.archive.tree.key_history import (
     Endorsement,
@@ -289,7 +289,7 @@ def test_two_keys_in_one_place_are_evidence_and_not_repaired(made: Changing, cop
     endorse(copied, made.signers[1], THIEF, Checkpoint(ORIGIN, 8, root(8, Tiles(copied, 20).at)))
     before = copied.endorsements.read_bytes()
     with pytest.raises(IntegrityError, match="two different keys"):
-        adopt(copied, made.folder)
+        adopt(copied, made.folder, [latest_note(made.folder)])
     assert not repair(copied, made.folder).endorsements
     assert copied.endorsements.read_bytes() == before
 

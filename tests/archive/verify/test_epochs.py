@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.format.group import NO_LINEAGE
 from coffer.archive.format.record import HEADER as RECORD_HEADER
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER, parse_segment_header
@@ -66,7 +67,7 @@ def epochs(small: SmallArchive) -> SmallArchive:
 
 def mark_of(small: SmallArchive, epoch: int = 1) -> Mark:
     signed = read_checkpoint(small.folder)
-    return Mark(small.folder.archive_id, ORIGIN, small.folder.vkey, signed.size, signed.root, 0, epoch)
+    return Mark(small.folder.archive_id, ORIGIN, small.folder.vkey, signed.size, signed.root, 0, epoch, NO_LINEAGE)
 
 
 def opened(small: SmallArchive, mark: Mark | None = None) -> LogWriter:

@@ -14,14 +14,14 @@ from zlib import crc32
 
 from tests.forgery.kit.tree import edge, leaf
 
-HEADER, RECORD, TRAILER = 88, 160, 80
+HEADER, RECORD, TRAILER = 88, 160, 96
 LOG_EPOCH = 256
-OPEN = bytes(64)  # the tag of a record whose group goes on
+OPEN = bytes(80)  # the tag of a record whose group goes on
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record's header (160 bytes), sealed body and tag (64)."""
+    """A record's header (160 bytes), sealed body and tag (80: lineage, signature)."""
 
     header: bytes
     body: bytes
@@ -75,7 +75,7 @@ def parse(data: bytes) -> Segment:
         end = at + RECORD + int.from_bytes(data[at + 44 : at + 52], "big")
         if end + TRAILER > len(data):
             break
-        records.append(Record(data[at : at + RECORD], data[at + RECORD : end], data[end + 8 : end + 72]))
+        records.append(Record(data[at : at + RECORD], data[at + RECORD : end], data[end + 8 : end + 88]))
         at = -(-(end + TRAILER) // 8) * 8
     is_sealed = data[at : at + 4] == b"CFSF" and data[-4:] == b"CFSX"
     rest = b"" if is_sealed or not any(data[at:]) else data[at:]
@@ -96,7 +96,7 @@ def chained(log: Sequence[Segment], archive_id: bytes) -> list[Segment]:
     """The same records in this order as one true log: everything is made to fit but the tags and what was signed."""
     out: list[Segment] = []
     seq, head, time_ms, epoch = 0, genesis(archive_id), 0, 0
-    tag = next((r.tag for s in reversed(log) for r in reversed(s.records) if r.ends_group), b"\1" * 64)
+    tag = next((r.tag for s in reversed(log) for r in reversed(s.records) if r.ends_group), b"\1" * 80)
     for number, segment in enumerate(log, 1):
         begins = bool(segment.records) and segment.records[0].kind == LOG_EPOCH
         epoch, time_ms = (epoch + 1, 0) if begins else (epoch, time_ms)

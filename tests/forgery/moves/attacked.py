@@ -83,7 +83,7 @@ class Attacked:
 
     def _launder(self, leaves: Sequence[bytes]) -> None:
         """Keep only what was signed of these records: by this archive, or by a copy of it."""
-        folders = [self.path, self.world.copy("fork")]
+        folders = [self.path, self.world.copy("fork"), self.world.copy("drill")]
         histories = [notes.split((folder / "checkpoints/history").read_bytes()) for folder in folders]
         best: list[bytes] = []
         for history in histories:

@@ -15,7 +15,7 @@ from tests.forgery.moves.attacked import Attacked, CannotError
 
 Notes = list[bytes]
 LATEST, HISTORY, ENDORSEMENTS = "checkpoints/latest", "checkpoints/history", "checkpoints/endorsements"
-_COPIES = ("then", "fork", "other")
+_COPIES = ("then", "fork", "drill", "other")
 
 
 def _theirs(at: Attacked, name: str) -> list[Path]:
@@ -159,7 +159,7 @@ class Tiles:
             path.write_bytes(data)
         else:
             shutil.rmtree(at.path / "tiles")
-            shutil.copytree(at.world.copy(rng.choice(("fork", "other"))) / "tiles", at.path / "tiles")
+            shutil.copytree(at.world.copy(rng.choice(("fork", "drill", "other"))) / "tiles", at.path / "tiles")
 
 
 @dataclass(frozen=True, slots=True)

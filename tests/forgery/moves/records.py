@@ -115,7 +115,7 @@ class RecordSpliced(LogMove):
 
     def change(self, log: list[Segment], at: Attacked, rng: Random) -> None:
         s, r = _place(log, rng)
-        theirs = log_in(at.world.copy(rng.choice(("then", "fork", "other"))))
+        theirs = log_in(at.world.copy(rng.choice(("then", "fork", "drill", "other"))))
         t, q = _place(theirs, rng)
         keep = log[s].records[: r + rng.randrange(2)]
         log[s] = _with(log[s], [*keep, theirs[t].records[q], *log[s].records[r + 1 :]])
@@ -160,7 +160,7 @@ class LogSpliced(LogMove):
 
     def change(self, log: list[Segment], at: Attacked, rng: Random) -> None:
         s, r = _place(log, rng)
-        theirs = log_in(at.world.copy(rng.choice(("fork", "then", "other"))))
+        theirs = log_in(at.world.copy(rng.choice(("fork", "drill", "then", "other"))))
         behind = [record for segment in theirs for record in segment.records][
             sum(len(x.records) for x in log[:s]) + r :
         ]

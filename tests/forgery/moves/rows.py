@@ -10,7 +10,7 @@ from tests.forgery.kit import index_rows, keyring_rows
 from tests.forgery.moves.attacked import Attacked, CannotError
 from tests.keyless import change, rows_of
 
-_COPIES = ("then", "late", "fork")
+_COPIES = ("then", "late", "fork", "drill")
 LETTERS = "HEUAVKJTCGLMWPQIOF"
 
 
@@ -170,5 +170,5 @@ MOVES = (
     *(IndexRow(how) for how in ("removed", "altered", "put back", "of another archive", "of all tables removed")),
     *(FileDamaged(part, how) for part in ("keyring", "index") for how in ("flipped", "cut")),
     *(Part((part,)) for part in ("keyring", "index", "segments", "checkpoints", "tiles", "scrub")),
-    *(Part(parts, copy) for parts in _PARTS for copy in ("then", "late", "fork", "other")),
+    *(Part(parts, copy) for parts in _PARTS for copy in (*_COPIES, "other")),
 )

@@ -34,7 +34,7 @@ class SegmentSpliced(LogMove):
     def change(self, log: list[Segment], at: Attacked, rng: Random) -> None:
         place = rng.randrange(len(log))
         log[place : place + rng.randrange(2)] = [
-            rng.choice(log_in(at.world.copy(rng.choice(("then", "fork", "other")))))
+            rng.choice(log_in(at.world.copy(rng.choice(("then", "fork", "drill", "other")))))
         ]
 
 
@@ -89,7 +89,7 @@ class TagReplaced:
             raise CannotError
         s, r = places[-1] if self.is_newest else rng.choice(places[:-1])
         others = [log[t].records[q].tag for t, q in places if (t, q) != (s, r)]
-        _set_tag(at, log, (s, r), rng.choice((rng.randbytes(64), rng.choice(others))))
+        _set_tag(at, log, (s, r), rng.choice((rng.randbytes(80), rng.choice(others))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class GroupEndMoved:
         if not places:
             raise CannotError
         s, r = rng.choice(places)
-        _set_tag(at, log, (s, r), OPEN if log[s].records[r].ends_group else rng.randbytes(64))
+        _set_tag(at, log, (s, r), OPEN if log[s].records[r].ends_group else rng.randbytes(80))
 
 
 def _set_tag(at: Attacked, log: list[Segment], place: tuple[int, int], tag: bytes) -> None:
@@ -113,6 +113,20 @@ def _set_tag(at: Attacked, log: list[Segment], place: tuple[int, int], tag: byte
     records[r] = replace(records[r], tag=tag)
     log[s] = replace(log[s], records=tuple(records))
     at.write_log(log, chain=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LastSealed:
+    """The last segment gets a true footer, and no segment follows."""
+
+    name: str = "the last segment closed with a footer"
+
+    def apply(self, at: Attacked, rng: Random) -> None:
+        log = at.log()
+        if not log or not log[-1].records or log[-1].is_sealed:
+            raise CannotError
+        log[-1] = replace(log[-1], is_sealed=True)
+        at.write_log(log, chain=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +175,7 @@ class SegmentFile:
         if self.how == "removed":
             path.unlink()
         elif self.how == "of a copy":
-            theirs = rng.choice(segment_files(at.world.copy(rng.choice(("then", "late", "fork", "other")))))
+            theirs = rng.choice(segment_files(at.world.copy(rng.choice(("then", "late", "fork", "drill", "other")))))
             (path.parent / theirs.name).write_bytes(theirs.read_bytes())
         elif self.how == "under another's number":
             path.write_bytes(other.read_bytes())
@@ -176,7 +190,7 @@ _EACH = {
 MOVES = (
     *(made(what, launder) for made, what in _EACH.items() for launder in (False, True)),
     HeaderAltered("the epoch", 76, 8), HeaderAltered("the log", 72, 4),
-    TagReplaced(is_newest=True), TagReplaced(is_newest=False), GroupEndMoved(),
+    TagReplaced(is_newest=True), TagReplaced(is_newest=False), GroupEndMoved(), LastSealed(),
     *(BytesChanged(how) for how in ("flipped", "zeroed", "cut off", "added")),
     *(SegmentFile(how) for how in ("removed", "of a copy", "under another's number", "added")),
 )  # fmt: skip

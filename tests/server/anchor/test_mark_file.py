@@ -21,7 +21,7 @@ from tests.archive.events.samples import BY
 
 ID = bytes(range(16))
 NAME = f"{ID.hex()}.mark"
-MARK = Mark(ID, "coffer/test", "coffer/test+00000000+AAAA", 17, bytes(32), 4, 0)
+MARK = Mark(ID, "coffer/test", "coffer/test+00000000+AAAA", 17, bytes(32), 4, 0, bytes(16))
 
 
 def config_of(tmp_path: Path, mark: Path = Path()) -> Config:

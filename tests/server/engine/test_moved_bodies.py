@@ -77,7 +77,7 @@ def written_again(path: Path, records: list[Entry]) -> None:
     log = LogWriter(folder, sign=signer.sign_statement, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
-    mark = mark_of(folder, keyring, read_checkpoint(folder), 0)
+    mark = mark_of(folder, keyring, read_checkpoint(folder), 0, bytes(16))
     MarkFile.of(load_config(Path("coffer.toml")), folder.archive_id).write(mark)
     log.close()
     keyring.close()
