@@ -130,7 +130,7 @@ class Acceptor:
 
     def _read_request(self) -> AssociationRequest:
         try:
-            kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds)
+            kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds, whole=True)
         except PeerSilent as error:  # PS3.8 AA-2: there is no association to abort yet
             self._observer.aborted(Abort.FIRST_PDU)
             raise ConnectionClosed(str(error)) from error

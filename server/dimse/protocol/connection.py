@@ -19,6 +19,7 @@ _AHEAD: Final = 16 << 10  # read beyond what is needed: small PDUs come in one c
 _LINGER_SECONDS: Final = 1.0
 _GATHERED_BYTES: Final = 64 << 10  # up to this size it is cheaper to join buffers than to list them
 _MOST_BUFFERS: Final = 512
+_LEAST_SECONDS: Final = 0.001  # 0 would be no wait but another mode of the socket
 _SILENT: Final = "the peer was silent for too long"
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
@@ -56,16 +57,22 @@ class Connection:
         self._buffer = bytearray(_AHEAD)
         self._start = self._end = 0
 
-    def read_pdu(self, wait_seconds: float) -> tuple[int, memoryview]:
+    def read_pdu(self, wait_seconds: float, *, whole: bool = False) -> tuple[int, memoryview]:
         """The next PDU's type and body; the view is valid until the next read.
 
-        Waits up to `wait_seconds` for its first byte. Raises ConnectionClosed, ProtocolError.
+        Waits up to `wait_seconds` for its first byte, or if `whole` for its last one, too. Raises ConnectionClosed,
+        ProtocolError.
         """
+        until = time.monotonic() + wait_seconds
+
+        def gap_seconds() -> float:
+            return max(_LEAST_SECONDS, until - time.monotonic()) if whole else self._gap_seconds
+
         self._need(1, wait_seconds, Abort.IDLE)
-        self._need(pdu.HEADER.size, self._gap_seconds)
+        self._need(pdu.HEADER.size, gap_seconds())
         body = self._start + pdu.HEADER.size
         kind, length = pdu.parse_header(memoryview(self._buffer)[self._start : body], self._max_pdu)
-        self._need(pdu.HEADER.size + length, self._gap_seconds)
+        self._need(pdu.HEADER.size + length, gap_seconds())
         body = self._start + pdu.HEADER.size
         self._start = body + length
         return kind, memoryview(self._buffer)[body : self._start]

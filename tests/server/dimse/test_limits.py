@@ -72,8 +72,11 @@ def aborts(memory: Memory, reason: str) -> float:
     return memory.counted("coffer_aborts", reason=reason)
 
 
-def test_a_request_that_does_not_come_is_not_waited_for(listen: Listen, memory: Memory) -> None:
-    with raw(listen(handshake_seconds=0.1)) as sock:
+@pytest.mark.parametrize("sent", [0, 3, 80])
+def test_a_request_that_does_not_come_is_not_waited_for(listen: Listen, memory: Memory, sent: int) -> None:
+    """Nor is the rest of one that began: its first bytes gain no time."""
+    with raw(listen(handshake_seconds=0.2, gap_seconds=60.0)) as sock:
+        sock.sendall(negotiation.request("TESTER", "COFFER", OFFERS, 16384)[:sent])
         assert read(sock) == b""
     assert aborts(memory, "first-pdu") == 1
 
