@@ -126,7 +126,7 @@ def slow_tls(doors: Doors, source: str, _: random.Random) -> str:
 def connections(doors: Doors, source: str, _: random.Random) -> str:
     """Open a connection, say nothing, and see whether it is kept."""
     with _connected(doors.dimse, source) as sock:
-        sock.settimeout(0.05)
+        sock.settimeout(0.3)
         try:
             return _answer(sock)
         except TimeoutError:
@@ -287,7 +287,7 @@ ATTACKS: Final = (
     _attack("slow loris, DICOM", slow_dimse, ["closed"], 60, 4),
     _attack("slow loris, HTTP", slow_http, ["closed"], 100, 4),
     _attack("slow loris, TLS handshake", slow_tls, ["closed"], 100, 4),
-    _attack("silent connections, as fast as they can be opened", connections, [_TOO_MANY], 60, 9),
+    _attack("silent connections, as fast as they can be opened", connections, [_TOO_MANY], 100, 9),
     _attack("associations that are rejected", rejected, ["A-ASSOCIATE-RJ 1/1/2", _TOO_MANY]),
     _attack("TLS handshakes of noise", tls_handshakes, ["closed"]),
     _attack("requests for /metrics", http_requests, ["429"], addresses=1),
