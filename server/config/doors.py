@@ -92,8 +92,7 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Rate,
         Meta(
             description="New associations a second from all strangers together; five times as many at once. Each "
-            "costs about 2 ms of processor time, so that strangers take less than half of one core. Beyond it they "
-            "are rejected as busy."
+            "costs processor time before anybody is proved to be there. Beyond it they are rejected as busy."
         ),
     ] = 200.0
     associations_per_second_per_peer: Annotated[

@@ -75,7 +75,7 @@ class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=1,
             le=1_000_000,
             description="Handshakes a second with one remote address; five times as many at once. Each costs about "
-            "1 ms of processor time before anybody has proved anything. Beyond it connections are closed.",
+            "processor time before anybody has proved anything. Beyond it connections are closed.",
         ),
     ] = 100.0
     handshake_seconds: Annotated[
