@@ -74,7 +74,7 @@ class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Handshakes a second with one remote address; five times as many at once. Each costs about "
+            description="Handshakes a second with one remote address; five times as many at once. Each costs "
             "processor time before anybody has proved anything. Beyond it connections are closed.",
         ),
     ] = 100.0
