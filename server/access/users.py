@@ -126,6 +126,10 @@ class Directory:
         """The user whom an AE title from this address proves, because its entry says so."""
         return self._first(lambda user: address in user.addresses and ae_title in user.ae_titles)
 
+    def has_address(self, address: str) -> bool:
+        """Whether any user's entry names this address."""
+        return self._first(lambda user: address in user.addresses) is not None
+
     def with_title(self, ae_title: str) -> tuple[User, ...]:
         """The users who may call themselves so: those who are reached at a destination of that name."""
         return tuple(user for user in self.users if ae_title in user.ae_titles)

@@ -26,7 +26,7 @@ from coffer.keys.disk.permissions import read_secret
 from coffer.keys.errors import ConfigError
 from coffer.server.access.roles import Role
 from coffer.server.access.users import Directory, User
-from coffer.server.config.settings import AeTitle
+from coffer.server.config.doors import AeTitle
 
 __all__ = ["StoredUsers", "changed_users", "decode", "encode", "read_users"]
 

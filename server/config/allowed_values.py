@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from msgspec import inspect
 
+from coffer.server.config.doors import AeTitle
 from coffer.server.config.integrity import VerifierKey
 from coffer.server.config.providers import Region, TokenLabel, Url, VariableName
-from coffer.server.config.settings import AeTitle, CertificateName, Issuer
+from coffer.server.config.settings import CertificateName, Issuer
 from coffer.server.config.tls import SpkiHash
 
 __all__ = ["allowed", "example"]

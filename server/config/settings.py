@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from coffer.server.config.access import Access
+from coffer.server.config.doors import GIB, KIB, MIB, AeTitle, Dimse, Host, Http, Port, Seconds
 from coffer.server.config.integrity import Integrity
 from coffer.server.config.providers import AwsKms, Pkcs11, VariableName
 from coffer.server.config.tls import SpkiHash, Tls
@@ -29,111 +30,9 @@ __all__ = [
     "Versions",
 ]
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-
-# PS3.5 6.2: VR AE is 1 to 16 characters of the default repertoire without backslash and control characters; leading
-# and trailing spaces do not count, so a configured title has none.
-AeTitle = Annotated[str, Meta(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
-Host = Annotated[str, Meta(min_length=1, max_length=253)]
-Port = Annotated[int, Meta(ge=1, le=65535)]
-PortOrNone = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Issuer = Annotated[str, Meta(pattern=r"^(?! )[^\\\x00-\x1f\x7f]{0,64}(?<! )$")]  # PS3.5 6.2: VR LO
 CertificateName = Annotated[str, Meta(pattern=r"^[!-~]{0,253}$")]
 Serve = Literal["newest", "first"]
-
-
-class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The DICOM service: where it listens, what it is called, and how long it waits."""
-
-    ae_title: Annotated[AeTitle, Meta(description="Coffer's own AE title, as the PACS must call it.")] = "COFFER"
-    host: Annotated[
-        Host,
-        Meta(
-            description="Name or address to listen on; `0.0.0.0` for all IPv4 addresses, `::` for all IPv4 and IPv6 "
-            "addresses. Anything but loopback lets others on the network store and retrieve."
-        ),
-    ] = "127.0.0.1"
-    port: Annotated[PortOrNone, Meta(description="TCP port to listen on without TLS. 0: none.")] = 11112
-    tls_port: Annotated[
-        PortOrNone,
-        Meta(description="TCP port to listen on with TLS, by convention 2762 (PS3.8 9.1.1). 0: none. Needs `[tls]`."),
-    ] = 0
-    processes: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=64,
-            description="Processes that receive, seal and send objects, in front of the one that commits. "
-            "0: one per core, at most 4.",
-        ),
-    ] = 0
-    require_called_ae: Annotated[
-        bool, Meta(description="Refuse associations that call another AE title than `ae_title`.")
-    ] = False
-    known_peers_only: Annotated[
-        bool,
-        Meta(
-            description="Serve only callers whose AE title is listed under `[[peers]]`. The caller chooses its AE "
-            "title: this prevents mistakes, not attacks."
-        ),
-    ] = False
-    max_pdu: Annotated[
-        int, Meta(ge=4 * KIB, le=MIB, description="Largest PDU that Coffer announces and accepts, in bytes.")
-    ] = 128 * KIB
-    max_associations: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1000,
-            description="Associations open at the same time. Beyond that an idle one is ended: first one that never "
-            "did anything, then one of an address that holds more than the newcomer's. If there is none, the newcomer "
-            "is rejected as busy.",
-        ),
-    ] = 50
-    max_associations_per_peer: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1000,
-            description="The same for one remote address, of which only associations that never did anything are "
-            "ended.",
-        ),
-    ] = 32
-    handshake_seconds: Annotated[
-        Seconds, Meta(description="Time from the TCP connection to a complete A-ASSOCIATE-RQ.")
-    ] = 10.0
-    gap_seconds: Annotated[Seconds, Meta(description="Longest wait for the next byte inside one PDU or message.")] = (
-        15.0
-    )
-    idle_seconds: Annotated[
-        Seconds,
-        Meta(
-            description="Longest silence of an association between messages. Workstations keep theirs open for "
-            "minutes, and each counts towards `max_associations`."
-        ),
-    ] = 600.0
-    destination_seconds: Annotated[
-        Seconds, Meta(description="Longest wait for a C-MOVE destination to connect or to answer one C-STORE.")
-    ] = 30.0
-    query_cpu_seconds: Annotated[
-        Seconds,
-        Meta(
-            description="Processor time that one C-FIND, or the search of one C-MOVE or C-GET, may take. Then it ends "
-            "with 0xA700 and a comment that says how to narrow it. One second is enough for about 15,000 studies."
-        ),
-    ] = 20.0
-
-
-class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`. They show counts, no patient data."""
-
-    enabled: Annotated[bool, Meta(description="Whether to listen at all.")] = True
-    host: Annotated[Host, Meta(description="Name or address to listen on; `::` for all IPv4 and IPv6 addresses.")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[PortOrNone, Meta(description="TCP port to listen on without TLS. 0: none.")] = 11180
-    tls_port: Annotated[PortOrNone, Meta(description="TCP port to listen on with TLS. 0: none. Needs `[tls]`.")] = 0
 
 
 class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -57,6 +57,27 @@ class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "Otherwise one is verified if it is shown, and anybody may call. HTTP callers may always go without."
         ),
     ] = True
+    max_handshakes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Handshakes under way at the same time, of both doors. Beyond that the oldest of the address "
+            "that holds most is cut.",
+        ),
+    ] = 64
+    max_handshakes_per_address: Annotated[
+        int, Meta(ge=1, le=1000, description="The same for one remote address, of which the oldest is cut.")
+    ] = 16
+    handshakes_per_second: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Handshakes a second with one remote address; five times as many at once. Each costs "
+            "processor time before anybody has proved anything. Beyond it connections are closed.",
+        ),
+    ] = 100.0
     handshake_seconds: Annotated[
         float, Meta(gt=0, le=86_400, description="Time from the TCP connection to the end of the TLS handshake.")
     ] = 5.0

@@ -4,6 +4,7 @@ Rule: whatever the peer does, `serve` returns in bounded time, the connection is
 affected. A violation of PS3.8 is answered with the A-ABORT of Table 9-26 that names it.
 """
 
+import threading
 import time
 from collections import Counter
 from typing import Final
@@ -16,11 +17,12 @@ from coffer.server.dimse.dialling import Dial, dial_plain
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.associate import APPLICATION_CONTEXT
-from coffer.server.dimse.protocol.channel import AssociationEnded, Channel
+from coffer.server.dimse.protocol.channel import AssociationEnded, Channel, Context
+from coffer.server.dimse.protocol.command import Command
 from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed, PeerSilent
 from coffer.server.dimse.protocol.negotiation import AssociationRequest, Rejection
 from coffer.server.dimse.protocol.pdu import ProtocolError
-from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, UNRECOGNISED_OPERATION, DimseStatusError
+from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
 from coffer.server.dimse.scp.echo_scp import serve_echo
 from coffer.server.dimse.scp.find_scp import serve_find
 from coffer.server.dimse.scp.get_scp import serve_get
@@ -28,8 +30,10 @@ from coffer.server.dimse.scp.move_scp import serve_move
 from coffer.server.dimse.scp.session import Operation, Session
 from coffer.server.dimse.scp.store_scp import serve_store
 from coffer.server.host.headroom import refusal_of
+from coffer.server.host.rate import Rates, source_of
 from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.observe.logs import get_logger
+from coffer.server.observe.reached import Abort, Limit
 from coffer.server.services.api import Gate, Observer, Services
 
 _log = get_logger()
@@ -56,9 +60,10 @@ class Acceptor:
         observer: Observer,
         gate: Gate | None,
         dial: Dial = dial_plain,
+        rates: Rates | None = None,
     ) -> None:
         """Without `services` and `gate` the association is rejected because there are too many. C-MOVE destinations are
-        called by `dial`."""
+        called by `dial`. `rates` bounds the requests of a caller, over all associations of this process."""
         self._connection = connection
         self._host = host
         self._dial = dial
@@ -67,6 +72,8 @@ class Acceptor:
         self._services = services
         self._observer = observer
         self._gate = gate
+        self._rates = rates
+        self._over = threading.Event()  # set by `abort`
         self._is_established = False
         self.is_used = False  # whether the peer has sent any request
         self.idle_since: float | None = time.monotonic()  # None during an operation
@@ -89,15 +96,20 @@ class Acceptor:
                 gracefully = True
         except ProtocolError as error:
             _log.warning("association aborted", name="association.aborted", cause=str(error), host=self._host)
+            self._observer.aborted(error.counted)
             self._send_last(pdu.abort(error.source, error.reason))
             gracefully = True
         except PeerSilent as error:
             _log.info("association aborted", name="association.aborted", cause=str(error), host=self._host)
+            self._observer.aborted(error.counted)
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
             gracefully = True
         except ConnectionClosed as error:
+            if self._over.is_set():
+                self._observer.aborted(Abort.ORDERED)
             _log.info("association lost", name="association.lost", cause=str(error), host=self._host)
         except Exception:
+            self._observer.aborted(Abort.INTERNAL)
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))  # our own fault: the peer must not wait
             gracefully = True
             raise
@@ -111,14 +123,16 @@ class Acceptor:
 
     def abort(self) -> None:
         """End the association at once: the server is stopping, or another association needs the place more."""
+        self._over.set()
         if self._is_established:
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
         self._connection.cut()
 
     def _read_request(self) -> AssociationRequest:
         try:
-            kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds)
+            kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds, whole=True)
         except PeerSilent as error:  # PS3.8 AA-2: there is no association to abort yet
+            self._observer.aborted(Abort.FIRST_PDU)
             raise ConnectionClosed(str(error)) from error
         if kind == pdu.ABORT:
             raise AssociationEnded(is_release=False)
@@ -163,24 +177,51 @@ class Acceptor:
         )
         self._connection.send([answer])
         self._is_established = True
-        channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
+        channel = Channel(
+            self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds,
+            message_seconds=settings.message_seconds,
+        )  # fmt: skip
+        until = time.monotonic() + settings.association_seconds
         session = Session(channel, caller, self._policy, services, self._observer, self._config, self._dial)
         self._observer.association_opened()
         served: Counter[str] = Counter()
         try:
             while True:
                 self.idle_since = time.monotonic()
-                context, command = channel.read_command(settings.idle_seconds)
+                context, command = self._next_command(channel, until)
                 self.idle_since, self.is_used = None, True
-                if command.number(dimse.FIELD) == dimse.C_CANCEL:
-                    continue  # PS3.7 9.3.2.3: a cancel that arrives after the final response is no error
-                _answer_one(Operation(session, context, command))
-                served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
+                operation = Operation(session, context, command)
+                # PS3.7 9.3.2.3: a cancel that arrives after the final response is no error
+                if command.number(dimse.FIELD) != dimse.C_CANCEL:
+                    _answer_one(operation)
+                    served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
+                self._slow_down(operation, caller)
         finally:
             self._observer.association_closed()
             _log.info(
                 "association ended", name="association.ended", calling_ae=request.calling_ae, host=self._host, **served
             )
+
+    def _next_command(self, channel: Channel, until: float) -> tuple[Context, Command]:
+        """The next message's command set, before the association's life is over at `until` (monotonic, s)."""
+        idle, left = self._config.dimse.idle_seconds, until - time.monotonic()
+        try:
+            if left > 0:
+                return channel.read_command(min(idle, left))
+        except PeerSilent as error:
+            if left >= idle or error.counted is not Abort.IDLE:
+                raise
+        raise PeerSilent("the association has lasted as long as one may", Abort.LIFETIME)
+
+    def _slow_down(self, operation: Operation, caller: Principal) -> None:
+        """Wait before the next request is read, if the caller sends too many. An object that was stored is none: it
+        costs its sender as much as us."""
+        if self._rates is None or (operation.service == "store" and operation.status == SUCCESS):
+            return
+        wait = self._rates.wait_seconds(f"user {caller.user}" if caller.user else source_of(self._host))
+        if wait > 0:
+            self._observer.limited(Limit.REQUEST_RATE)
+            self._over.wait(wait)
 
     def _send_last(self, data: bytes) -> None:
         try:

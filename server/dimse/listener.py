@@ -24,10 +24,12 @@ from coffer.server.dimse.protocol.negotiation import CONGESTED, TOO_MANY, Reject
 from coffer.server.dimse.refusal import Refusals, refuse_at_once
 from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
+from coffer.server.host.rate import Rates, source_of
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Connected
 from coffer.server.observe.logs import get_logger
+from coffer.server.observe.reached import Limit, Rejected
 from coffer.server.services.api import Observer
 
 _log = get_logger()
@@ -55,13 +57,26 @@ class Dispatcher(Protocol):
 class Listener:
     """Accepts associations from `start` to `stop`."""
 
-    def __init__(self, config: Config, dispatcher: Dispatcher, observer: Observer) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dispatcher: Dispatcher,
+        observer: Observer,
+        is_stranger: Callable[[Connected], bool] = lambda _: False,
+    ) -> None:
+        """`is_stranger` says of a connection that neither configuration nor users know who calls."""
         self._config = config
+        self._is_stranger = is_stranger
         self._policy = policy_of(config)
         self._dispatcher = dispatcher
         self._observer = observer
         self._lock = threading.Lock()
-        self._places = AssociationPlaces(config.dimse.max_associations, config.dimse.max_associations_per_peer)
+        settings = config.dimse
+        self._places = AssociationPlaces(
+            settings.max_associations, settings.max_associations_per_peer, reserved=settings.reserved_associations
+        )
+        self._arrivals = Rates(settings.associations_per_second_per_peer)
+        self._strangers = Rates(settings.associations_per_second)
         self._refused = Associations()
         self._refusing = 0
         self._flood = Refusals()
@@ -161,12 +176,16 @@ class Listener:
             _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
 
     def _begin(self, connection: socket.socket, by: Connected) -> None:
-        host = by.host
+        host, is_stranger = by.host, self._is_stranger(by)
+        if not self._arrivals.allows(source_of(host)) or (is_stranger and not self._strangers.allows("")):
+            self._observer.rejected(Rejected.RATE)
+            self._flood.reject(connection, TOO_MANY)
+            return
         if headroom.lacks_descriptors():
             self._shortage.note(headroom.DESCRIPTORS)
             self._refuse_congested(connection, host)
             return
-        place = self._enter(host)
+        place = self._enter(host, is_stranger=is_stranger)
         if place is None:
             self._reject_too_many(connection, host)
             return
@@ -190,10 +209,13 @@ class Listener:
             self._leave(place)
             raise
 
-    def _enter(self, host: str, *, is_full: bool = False) -> AssociationPlace | None:
+    def _enter(self, host: str, *, is_full: bool = False, is_stranger: bool = False) -> AssociationPlace | None:
         """A place for a newcomer, for which another association may be ended; None if there is none."""
         with self._lock:
-            place, victim = self._places.enter(host, is_full=is_full)
+            place, victim = self._places.enter(host, is_full=is_full, is_stranger=is_stranger)
+            is_reserved = place is None and is_stranger and not self._places.is_full
+        if is_reserved:
+            self._observer.limited(Limit.RESERVE)
         if victim is not None:
             _log.info(
                 "an idle association is ended to make room",
@@ -201,7 +223,7 @@ class Listener:
                 host=victim.host,
                 was_used=victim.is_used,
             )
-            self._observer.rejected("idle")
+            self._observer.rejected(Rejected.IDLE)
             self._dispatcher.end(victim)
         return place
 
@@ -219,7 +241,7 @@ class Listener:
             is_flood = self._refusing >= _MOST_REFUSALS
             self._refusing += not is_flood
         if is_flood:
-            self._observer.rejected("flood")
+            self._observer.rejected(Rejected.FLOOD)
             self._flood.reject(connection, TOO_MANY)
             return
         try:

@@ -3,7 +3,7 @@
 Rule: a silent association never keeps its place from one that wants to work. If all places are taken, an association
 that has not done anything yet goes first, then one that has been idle for long and whose address holds more places than
 the newcomer's. One in the middle of an operation never goes. Silent neighbours (a /24, in IPv6 a /64) count as one, so
-that many addresses gain no more than a single one.
+that many addresses gain no more than a single one. Strangers never get the reserved places.
 """
 
 import ipaddress
@@ -34,6 +34,7 @@ class AssociationPlace:
     idle_since: float | None = None
     is_used: bool = False  # whether the peer has sent any request
     is_ending: bool = False
+    is_stranger: bool = False
     certificate: PeerCertificate | None = None
     is_encrypted: bool = False  # whether nobody on the way can read the connection
 
@@ -41,7 +42,12 @@ class AssociationPlace:
 class AssociationPlaces:
     """All places of one listener. Not thread-safe: the caller holds a lock."""
 
-    def __init__(self, total: int, per_host: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, total: int, per_host: int, clock: Callable[[], float] = time.monotonic, reserved: int = 0
+    ) -> None:
+        """Of `total` places, strangers never have more than all but `reserved`, of which at most half count."""
+        self._for_strangers = total - min(reserved, total // 2)
+        self._strangers = 0  # without those that are ending
         self._total = total
         self._per_host = per_host
         self._clock = clock
@@ -50,7 +56,9 @@ class AssociationPlaces:
         self._held: Counter[str] = Counter()  # by host, without those that are ending
         self._ending = 0
 
-    def enter(self, host: str, *, is_full: bool = False) -> tuple[AssociationPlace | None, AssociationPlace | None]:
+    def enter(
+        self, host: str, *, is_full: bool = False, is_stranger: bool = False
+    ) -> tuple[AssociationPlace | None, AssociationPlace | None]:
         """A place for a newcomer, and the place whose association the caller must end for it. (None, None): full.
 
         `is_full` says that there is no room although places are left.
@@ -58,17 +66,24 @@ class AssociationPlaces:
         victim = None
         if self._held[host] >= self._per_host:
             victim = self._longest_silent(host)
+        elif is_stranger and self._strangers >= self._for_strangers:
+            victim = self._dispensable(host, [place for place in self._idle() if place.is_stranger])
         elif is_full or self._held.total() >= self._total:
-            victim = self._dispensable(host)
+            victim = self._dispensable(host, self._idle())
         else:
-            return self._take(host), None
+            return self._take(host, is_stranger=is_stranger), None
         if victim is None or self._ending >= _MOST_ENDING:
             self._forget_empty(host)
             return None, None
         victim.is_ending = True
         self._ending += 1
-        self._release(victim.host)
-        return self._take(host), victim
+        self._release(victim)
+        return self._take(host, is_stranger=is_stranger), victim
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no place is left, for known peers either."""
+        return self._held.total() >= self._total
 
     def leave(self, place: AssociationPlace) -> None:
         """An association is over. Harmless if repeated."""
@@ -77,17 +92,19 @@ class AssociationPlaces:
         if place.is_ending:
             self._ending -= 1
         else:
-            self._release(place.host)
+            self._release(place)
 
-    def _take(self, host: str) -> AssociationPlace:
-        place = AssociationPlace(next(self._numbers), host)
+    def _take(self, host: str, *, is_stranger: bool) -> AssociationPlace:
+        place = AssociationPlace(next(self._numbers), host, is_stranger=is_stranger)
         self._taken[place.number] = place
         self._held[host] += 1
+        self._strangers += is_stranger
         return place
 
-    def _release(self, host: str) -> None:
-        self._held[host] -= 1
-        self._forget_empty(host)
+    def _release(self, place: AssociationPlace) -> None:
+        self._held[place.host] -= 1
+        self._strangers -= place.is_stranger
+        self._forget_empty(place.host)
 
     def _forget_empty(self, host: str) -> None:
         if not self._held[host]:
@@ -98,15 +115,15 @@ class AssociationPlaces:
         now = self._clock()
         return _longest(place for place in self._idle() if place.host == host and self._is_silent(place, now))
 
-    def _dispensable(self, host: str) -> AssociationPlace | None:
+    def _dispensable(self, host: str, among: list[AssociationPlace]) -> AssociationPlace | None:
         now = self._clock()
-        silent = [place for place in self._idle() if self._is_silent(place, now)]
+        silent = [place for place in among if self._is_silent(place, now)]
         if silent:
             networks = Counter(_network(place.host) for place in silent)
             held = self._held
             most = max((networks[_network(place.host)], held[place.host]) for place in silent)
             return _longest(p for p in silent if (networks[_network(p.host)], held[p.host]) == most)
-        idle = [place for place in self._idle() if self._may_be_ended(place, now, host)]
+        idle = [place for place in among if self._may_be_ended(place, now, host)]
         most_held = max((self._held[place.host] for place in idle), default=0)
         return _longest(place for place in idle if self._held[place.host] == most_held)
 

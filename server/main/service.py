@@ -40,6 +40,7 @@ from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
 from coffer.server.main.exposure import exposed, require_covered
+from coffer.server.main.known_peers import KnownPeersJob
 from coffer.server.maintenance.index_job import IndexJob
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
@@ -80,10 +81,11 @@ class Server:
         self._services: WriterServices | None = None
         self._jobs = Jobs()
         pages = application(self.reasons, self._metrics.render, self._admission, self.concerns)
-        self._http = HttpServer(config.http, pages)
+        self._known = KnownPeersJob(config, lambda: self._users)
+        self._http = HttpServer(config.http, pages, self._known.is_stranger, self._metrics.limited)
         self._keeper = Gatekeeper(config, {"dimse": self._admit, "http": self._http.admit}) if is_used(config) else None
         self._workers = Workers(config, self._keeper.outlet if self._keeper else None)
-        self._listener = Listener(config, self._workers, self._metrics)
+        self._listener = Listener(config, self._workers, self._metrics, self._known.is_stranger)
         self._metrics.registry.register(TlsCollector(self._keeper))
         self._control = ControlSocket(config.archive, {"reload": self._reload, "store": self._require_storing})
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
@@ -147,6 +149,7 @@ class Server:
             _log.warning(
                 "the archive folder contains something that is not Coffer's", name="archive.foreign_found", cause=what
             )
+        self._jobs.start(self._known)
         self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
         archive.expect_check()

@@ -4,7 +4,6 @@ Rule: labels come from closed sets (services, DIMSE statuses, reasons), never fr
 gets in and no attacker can create a million series. Gauges are read at scrape time (`server.observe.collectors`).
 """
 
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +18,7 @@ from prometheus_client import (
 )
 
 from coffer.server.observe.collectors import ArchiveCollector, ArchiveFacts, ScrubCollector, Vitals, VitalsCollector
+from coffer.server.observe.reached import Abort, Limit, Rejected
 
 __all__ = ["SERVICES", "Metrics"]
 
@@ -64,8 +64,10 @@ class Metrics:
         self._open = gauge("coffer_open_associations", "Associations open now.")
         self._associations = counter("coffer_associations", "Associations accepted.")
         self._rejected = counter("coffer_associations_rejected", "Connections and associations rejected.", ["reason"])
-        self._reasons: set[str] = set()
-        self._lock = threading.Lock()
+        aborts = "Associations, and connections before there was one, that the server ended, by reason."
+        self._aborts = counter("coffer_aborts", aborts, ["reason"])
+        reached = "Times that something waited, was dropped or went another way at a limit."
+        self._limits = counter("coffer_limits_reached", reached, ["limit"])
         self._archive, self._scrub, self._vitals = ArchiveCollector(), ScrubCollector(), VitalsCollector()
         for collector in (self._archive, self._scrub, self._vitals):
             registry.register(collector)
@@ -84,6 +86,16 @@ class Metrics:
         self._scrubbed = counter("coffer_scrub_records", "Records whose bodies the scrub has read.")
         self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of the bodies that the scrub has read.")
         ProcessCollector(registry=registry)
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Let every label of the closed sets appear before it is counted."""
+        for word in Rejected:
+            self._rejected.labels(word)
+        for reason in Abort:
+            self._aborts.labels(reason)
+        for limit in Limit:
+            self._limits.labels(limit)
         for outcome in ("replaced", "kept"):
             self._versions.labels(outcome)
         for service in SERVICES:
@@ -176,12 +188,16 @@ class Metrics:
         self._open.dec()
 
     def rejected(self, reason: str) -> None:
-        """Count a rejected connection or association; `reason` is a word of the code, of which at most 32 are kept."""
-        with self._lock:
-            if len(self._reasons) < 32:
-                self._reasons.add(reason)
-            known = reason if reason in self._reasons else _OTHER
-        self._rejected.labels(known).inc()
+        """Count a rejected connection or association; `reason` is a `Rejected`."""
+        self._rejected.labels(Rejected(reason)).inc()
+
+    def aborted(self, reason: str) -> None:
+        """Count an association that the server ended; `reason` is an `Abort`."""
+        self._aborts.labels(Abort(reason)).inc()
+
+    def limited(self, limit: str) -> None:
+        """Count that a `Limit` was reached."""
+        self._limits.labels(Limit(limit)).inc()
 
     def render(self) -> bytes:
         """The metrics in text exposition format 0.0.4, as /metrics answers them."""

@@ -171,7 +171,13 @@ class Observer(Protocol):
         """An accepted association ended."""
 
     def rejected(self, reason: str) -> None:
-        """An association was rejected; `reason` is a `Rejection.word` or "idle"."""
+        """An association was rejected; `reason` is one of `server.observe.reached.Rejected`."""
+
+    def aborted(self, reason: str) -> None:
+        """We ended an association, or a connection before there was one; `reason` is one of `reached.Abort`."""
+
+    def limited(self, limit: str) -> None:
+        """A limit was reached, one of `server.observe.reached.Limit`."""
 
     def answered(self, service: str, status: int, seconds: float) -> None:
         """An operation got its final response with this DIMSE status, after so many seconds."""

@@ -21,7 +21,6 @@ __all__ = ["ENDINGS", "Connections", "PendingHandshakes"]
 
 _log = get_logger()
 DISTRUSTED: Final = "authority removed"
-_MOST_HANDSHAKES: Final = 64
 ENDINGS: Final = (REVOKED, EXPIRED, DISTRUSTED)
 
 
@@ -107,27 +106,34 @@ class PendingHandshakes:
     """The connections whose handshake is under way. Silent callers never keep an honest one out: when there are too
     many, the oldest of the address that holds most goes first. Thread-safe."""
 
-    def __init__(self, most: int = _MOST_HANDSHAKES) -> None:
+    def __init__(self, most: int, most_of_one: int) -> None:
+        """`most` in all, `most_of_one` of one address."""
         self._most = most
+        self._most_of_one = most_of_one
         self._lock = threading.Lock()
         self._held: dict[ssl.SSLSocket, str] = {}  # in the order of their beginning
 
     def enter(self, tls: ssl.SSLSocket, host: str) -> None:
         """A handshake begins; for it, another one may be cut."""
         with self._lock:
-            victim = self._victim() if len(self._held) >= self._most else None
+            victim = self._victim(host)
             if victim is not None:
                 del self._held[victim]
                 with contextlib.suppress(OSError):  # its thread closes it
                     socket.socket.shutdown(victim, socket.SHUT_RDWR)
             self._held[tls] = host
 
-    def leave(self, tls: ssl.SSLSocket) -> None:
-        """A handshake is over. Harmless when repeated."""
+    def leave(self, tls: ssl.SSLSocket) -> bool:
+        """A handshake is over; returns whether it still was under way, and had not been cut. Harmless when repeated."""
         with self._lock:
-            self._held.pop(tls, None)
+            return self._held.pop(tls, None) is not None
 
-    def _victim(self) -> ssl.SSLSocket:
+    def _victim(self, newcomer: str) -> ssl.SSLSocket | None:
+        """The handshake that has to go for one with this address, if any has to."""
         held = Counter(self._held.values())
+        if held[newcomer] >= self._most_of_one:
+            return next(tls for tls, host in self._held.items() if host == newcomer)
+        if len(self._held) < self._most:
+            return None
         most = max(held.values())
         return next(tls for tls, host in self._held.items() if held[host] == most)

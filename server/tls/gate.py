@@ -23,12 +23,13 @@ from coffer.server.config.passing import decode_config
 from coffer.server.config.settings import Config
 from coffer.server.host import headroom
 from coffer.server.host.child import ignore_signals, inherited
+from coffer.server.host.rate import Rates, source_of
 from coffer.server.host.sockets import display_address
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
 from coffer.server.tls import messages
 from coffer.server.tls.connections import Connections, PendingHandshakes
-from coffer.server.tls.handshake import Handshake, HandshakeError, shake_hands, wrap
+from coffer.server.tls.handshake import TOO_MANY, Handshake, HandshakeError, shake_hands, wrap
 from coffer.server.tls.loaded import LoadedSet, LoadedSets
 from coffer.server.tls.messages import Admitted, Expiry, Failed, Pulse, Quit, Ready, Reload, Reloaded, Setup
 from coffer.server.tls.outgoing import Outgoing
@@ -52,7 +53,8 @@ class Gate:
         self._sending = threading.Lock()
         self._sets = LoadedSets(config.tls)
         self._connections = Connections()
-        self._pending = PendingHandshakes()
+        self._pending = PendingHandshakes(config.tls.max_handshakes, config.tls.max_handshakes_per_address)
+        self._rates = Rates(config.tls.handshakes_per_second)
         self._counting = threading.Lock()
         self._handshakes: Counter[str] = Counter()
         self._shortage = headroom.Shortage()
@@ -127,6 +129,10 @@ class Gate:
             self._shortage.note(headroom.DESCRIPTORS)
             sock.close()
             return
+        if not self._rates.allows(source_of(host)):
+            self._count(TOO_MANY)
+            sock.close()
+            return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loaded = self._sets.current
         context = loaded.contexts.dimse if door == DIMSE else loaded.contexts.http
@@ -143,11 +149,11 @@ class Gate:
         try:
             agreed = shake_hands(tls, self._config.tls.handshake_seconds, loaded.material)
         except HandshakeError as error:
-            self._pending.leave(tls)
+            reason = error.reason if self._pending.leave(tls) else TOO_MANY
             tls.close()
-            self._count(error.reason)
+            self._count(reason)
             _log.warning(
-                "a TLS handshake failed", name="tls.handshake_failed", door=door, host=host, reason=error.reason,
+                "a TLS handshake failed", name="tls.handshake_failed", door=door, host=host, reason=reason,
                 cause=str(error),
             )  # fmt: skip
             return

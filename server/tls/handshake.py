@@ -21,10 +21,10 @@ from coffer.server.tls.peer_certificate import peer_certificate
 
 __all__ = ["REASONS", "Handshake", "HandshakeError", "shake_hands", "wrap"]
 
-SLOW, REFUSED, BROKEN, NO_CERTIFICATE, REVOKED, EXPIRED = (
-    "too slow", "refused by us", "refused or broken by the peer", "no certificate", "revoked", "expired",
+SLOW, REFUSED, BROKEN, NO_CERTIFICATE, REVOKED, EXPIRED, TOO_MANY = (
+    "too slow", "refused by us", "refused or broken by the peer", "no certificate", "revoked", "expired", "too many",
 )  # fmt: skip
-REASONS: Final = (SLOW, REFUSED, BROKEN, NO_CERTIFICATE, REVOKED, EXPIRED)
+REASONS: Final = (SLOW, REFUSED, BROKEN, NO_CERTIFICATE, REVOKED, EXPIRED, TOO_MANY)
 
 
 _UNTOLD: Final = "unknown" if ssl.OPENSSL_VERSION_INFO >= (3, 5) else "classical"

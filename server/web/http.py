@@ -1,13 +1,15 @@
 """Health and metrics over HTTP: /healthz, /readyz and /metrics, for probes and Prometheus.
 
 Rule: GET and HEAD only, no bodies, no parameters, one request per connection, all of it within seconds. If too many
-connections are open, one without a request is closed first, so that nobody can block these pages for others. Whoever is
-not permitted to monitor learns that the server is alive and whether it is ready, no more. The pages show counts and
-reasons, no patient data. The caller's function decides readiness: this door does not look into the archive.
+connections are open, one without a request is closed first, so that nobody can block these pages for others; who asks
+too often is told so before anything is made. Whoever is not permitted to monitor learns that the server is alive and
+whether it is ready, no more. The pages show counts and reasons, no patient data. The caller's function decides
+readiness: this door does not look into the archive.
 """
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
 from collections import Counter
@@ -15,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -32,20 +34,23 @@ from coffer.keys.threads import started_pool
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.settings import Http
 from coffer.server.host.headroom import lacks_descriptors
+from coffer.server.host.rate import Rates, source_of
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Connected
+from coffer.server.observe.reached import Limit
 
 __all__ = ["CERTIFICATE", "HttpServer", "application"]
 
 R = TypeVar("R")
-_CONNECTIONS: Final = 64
+_BACKLOG: Final = 64
 _CONNECTIONS_WHEN_SHORT: Final = 8  # of descriptors
 _HEADER_BYTES: Final = 8 << 10
 _REQUEST_SECONDS: Final = 5.0  # until the request is complete
 _CONNECTION_SECONDS: Final = 15.0  # until the peer has taken the answer
 _STOP_SECONDS: Final = 5
 _PAGE_THREADS: Final = 2
+_NUMBERS: Final = itertools.count(1)  # of connections, in the order of their beginning
 
 
 class Monitors(Protocol):
@@ -132,6 +137,24 @@ _HEADERS: Final = (
 )
 
 
+class _Paced:
+    """Answers 429 (RFC 6585 4) to an address that asks too often, before anything is made for it."""
+
+    def __init__(self, app: ASGIApp, bounds: "_Bounds") -> None:
+        self._app = app
+        self._bounds = bounds
+        self._rates = Rates(bounds.settings.requests_per_second)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        if self._rates.allows(source_of(display_address(client[0]) if client else "")):
+            await self._app(scope, receive, send)
+            return
+        self._bounds.reached(Limit.HTTP_RATE)
+        headers = {name.decode(): value.decode() for name, value in _HEADERS} | {"retry-after": "1"}
+        await JSONResponse({"error": "too many requests"}, 429, headers)(scope, receive, send)
+
+
 class _Strict:
     """Refuses request bodies before they are read, and adds the headers that every response has."""
 
@@ -150,6 +173,15 @@ class _Strict:
             await refusal(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What bounds connections, who is a stranger, and whom to tell that a limit was reached."""
+
+    settings: Http
+    is_stranger: Callable[[Connected], bool]
+    reached: Callable[[Limit], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +204,25 @@ class _Proved:
 class _ImpatientProtocol(H11Protocol):
     """One request and one response per connection, both with a deadline; uvicorn would wait forever for either."""
 
+    bounds: ClassVar[_Bounds]
+    is_over = False
     proved: _Proved | None = None  # what the connection has proved over TLS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
+        self.number = next(_NUMBERS)
         if self.proved is not None:
             self.scheme, self.client = "https", (self.proved.host, 0)
             self.app = self.proved.stated_to(self.app)
         self.loop.call_later(_REQUEST_SECONDS, self._abort_if_silent)
-        self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
-        held = len(self.connections)
-        if held > _CONNECTIONS or (held > _CONNECTIONS_WHEN_SHORT and lacks_descriptors()):
+        self.loop.call_later(_CONNECTION_SECONDS, self._abort_if_open)
+        self.is_stranger = self.bounds.is_stranger(
+            Connected(self.caller, self.proved.certificate if self.proved else None)
+        )
+        held = 1 + len(self._others())
+        if self._is_one_too_many():
+            return
+        if held > self.bounds.settings.max_connections or (held > _CONNECTIONS_WHEN_SHORT and lacks_descriptors()):
             self._make_room()
 
     @property
@@ -191,16 +231,46 @@ class _ImpatientProtocol(H11Protocol):
         return getattr(self, "cycle", None) is None
 
     def _abort_if_silent(self) -> None:
-        if self.is_silent:
-            self.transport.abort()
+        if self.is_silent and not self.is_over:
+            self.cut(Limit.HTTP_REQUEST)
+
+    def _abort_if_open(self) -> None:
+        if not self.is_over:  # it may be closing already, and wait for the peer to take what is left
+            self.cut(Limit.HTTP_ANSWER)
+
+    def cut(self, limit: Limit) -> None:
+        """End it at once, at this limit."""
+        self.bounds.reached(limit)
+        self.is_over = True
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As in asyncio.Protocol."""
+        self.is_over = True
+        super().connection_lost(exc)
+
+    def _others(self) -> "list[_ImpatientProtocol]":
+        """The other connections that are not over."""
+        found = (each for each in self.connections if isinstance(each, _ImpatientProtocol) and each is not self)
+        return [each for each in found if not each.is_over]
+
+    def _is_one_too_many(self) -> bool:
+        """Where its address has too many, abort the longest of them without a request, or this one, which is told."""
+        own = [each for each in self._others() if each.caller == self.caller]
+        if len(own) < self.bounds.settings.max_connections_per_address:
+            return False
+        victim = min((each for each in own if each.is_silent), key=lambda each: each.number, default=self)
+        victim.cut(Limit.HTTP_ADDRESS)
+        return victim is self
 
     def _make_room(self) -> None:
-        """Abort another connection: of those without a request, one of the address that has most connections."""
-        others = [each for each in self.connections if isinstance(each, _ImpatientProtocol) and each is not self]
+        """Abort another connection: a stranger's before a known peer's, of those one without a request, of the address
+        that has most connections."""
+        others = self._others()
         held = Counter(each.caller for each in others)
-        others.sort(key=lambda each: (each.is_silent, held[each.caller]))
+        others.sort(key=lambda each: (each.is_stranger, each.is_silent, held[each.caller]))
         if others:
-            others[-1].transport.abort()
+            others[-1].cut(Limit.HTTP_CONNECTIONS)
 
     @property
     def caller(self) -> str:
@@ -211,9 +281,18 @@ class _ImpatientProtocol(H11Protocol):
 class HttpServer:
     """Serves `app` in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, settings: Http, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        settings: Http,
+        app: ASGIApp,
+        is_stranger: Callable[[Connected], bool] = lambda _: False,
+        reached: Callable[[Limit], None] = lambda _: None,
+    ) -> None:
+        """`is_stranger` says of a connection that nothing is known of who calls; `reached` counts a limit."""
         self._settings = settings
-        self._app = app
+        bounds = _Bounds(settings, is_stranger, reached)
+        self._app = _Paced(app, bounds)
+        self._protocol = type("_Bounded", (_ImpatientProtocol,), {"bounds": bounds})
         self._server: uvicorn.Server | None = None
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -238,7 +317,7 @@ class HttpServer:
     def _listen(self) -> None:
         settings = self._settings
         try:
-            self._socket = listen(settings.host, settings.port, _CONNECTIONS)
+            self._socket = listen(settings.host, settings.port, _BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen for HTTP on {settings.host} port {settings.port}: {error.strerror}",
@@ -254,7 +333,7 @@ class HttpServer:
             return
 
         def protocol() -> _ImpatientProtocol:
-            made = _ImpatientProtocol(server.config, server.server_state, server.lifespan.state)
+            made: _ImpatientProtocol = self._protocol(server.config, server.server_state, server.lifespan.state)
             made.proved = _Proved(host, certificate)
             return made
 
@@ -265,14 +344,14 @@ class HttpServer:
             connection.close()
 
     def _serve(self) -> None:
-        options: dict[str, Any] = {"http": _ImpatientProtocol, "ws": "none", "lifespan": "off", "loop": "asyncio"}
+        options: dict[str, Any] = {"http": self._protocol, "ws": "none", "lifespan": "off", "loop": "asyncio"}
         self._server = server = uvicorn.Server(
             uvicorn.Config(
                 self._app,
                 log_config=None,
                 log_level="error",
                 access_log=False,
-                backlog=_CONNECTIONS,
+                backlog=_BACKLOG,
                 server_header=False,
                 h11_max_incomplete_event_size=_HEADER_BYTES,
                 timeout_graceful_shutdown=_STOP_SECONDS,

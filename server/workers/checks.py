@@ -22,12 +22,15 @@ from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.negotiation import Rejection
 from coffer.server.dimse.scp.session import MAX_IDENTIFIER_BYTES
 from coffer.server.engine.commit import Sealed
+from coffer.server.observe.reached import Abort, Limit
 from coffer.server.workers.messages import (
+    Aborted,
     Answered,
     Commit,
     Find,
     Identify,
     KeyOf,
+    Limited,
     Plan,
     Rejected,
     Renew,
@@ -50,6 +53,7 @@ _LARGEST_STATUS: Final = 0xFFFF  # PS3.7 E.1, a field of two bytes
 _LONGEST_SERVICE: Final = 16
 _NAME: Final = re.compile(r"[0-9a-f]{16}\.sealed")
 _REASONS: Final = frozenset(each.word for each in vars(negotiation).values() if isinstance(each, Rejection))
+_ABORTS: Final = frozenset(Abort)
 _MODELS: Final = frozenset({"patient", "study"})
 
 
@@ -95,6 +99,10 @@ def require_sound(request: Request, limits: Limits, now: Now) -> None:
             _require(len(destination) <= _LONGEST_AE, "an AE title that is too long")
         case Rejected(reason):
             _require(reason in _REASONS, "an unknown reason")
+        case Aborted(reason):
+            _require(reason in _ABORTS, "an unknown reason")
+        case Limited(limit):
+            _require(limit == Limit.REQUEST_RATE, "a limit that is not a worker's")
         case Answered(service, status, seconds):
             _require(_is_text(service, _LONGEST_SERVICE), "an odd service")
             _require(0 <= status <= _LARGEST_STATUS, "an impossible status")

@@ -30,6 +30,7 @@ from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.identity.identification import Identification
 from coffer.server.observe.logs import get_logger
+from coffer.server.observe.reached import Limit
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.batch import Batch
@@ -80,7 +81,8 @@ class Coordinator:
         self._clients: set[Client] = set()
         self._more: dict[Client, None] = {}  # those with unhandled whole messages, in turn
         self._batch = Batch()
-        self._searches = Searches(services, self._deliver)
+        metrics = services.archive.metrics
+        self._searches = Searches(services, self._deliver, lambda: metrics.limited(Limit.QUERY_TURN))
         self._stopping = threading.Event()
         self.watched = Watched("committing what is received", self._serve, self._stopping)
 
@@ -186,6 +188,7 @@ class Coordinator:
                 cause=cause,
                 host=client.host,
             )
+            self._archive.metrics.limited(Limit.WORKER_RULE)
             self._end(client)
         except Exception:  # noqa: BLE001  # one line must not end the others
             _log.exception("a line ended with an internal error", name="line.failed")
@@ -230,6 +233,7 @@ class Coordinator:
                 _log.error(
                     "a worker does not read its answers: its line is closed", name="line.stalled", host=client.host
                 )
+                self._archive.metrics.limited(Limit.WORKER_ANSWER)
                 self._end(client)
 
     # Requests
@@ -345,6 +349,7 @@ class Coordinator:
     def _put(self, client: Client, commit: Commit) -> None:
         sealed, length = commit.sealed, commit.body_bytes
         if commit.path:
+            self._archive.metrics.limited(Limit.MEMORY)
             path = self._archive.folder.spool / commit.path
             body: memoryview | SealedFile = SealedFile(path, length, sealed.body_sha256)
         else:

@@ -182,6 +182,26 @@ class Rejected(ObserverCall, frozen=True):
         observer.rejected(self.reason)
 
 
+class Aborted(ObserverCall, frozen=True):
+    """`Observer.aborted`."""
+
+    reason: str
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.aborted(self.reason)
+
+
+class Limited(ObserverCall, frozen=True):
+    """`Observer.limited`."""
+
+    limit: str
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.limited(self.limit)
+
+
 class Answered(ObserverCall, frozen=True):
     """`Observer.answered`."""
 
@@ -255,7 +275,7 @@ class Failed(_Message, frozen=True):
 Order = Setup | Users | Serve | End | Quit
 Request = (
     Identify | StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
-    | AssociationOpened | AssociationClosed | Rejected | Answered | Sent
+    | AssociationOpened | AssociationClosed | Rejected | Aborted | Limited | Answered | Sent
 )  # fmt: skip
 Reply = Identified | Key | Renewed | Done | Rows | Places | Failed
 

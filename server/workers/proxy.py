@@ -30,6 +30,7 @@ from coffer.server.services.store import Ingest
 from coffer.server.workers import messages
 from coffer.server.workers.held_key import Feed, HeldKey
 from coffer.server.workers.messages import (
+    Aborted,
     Answered,
     AssociationClosed,
     AssociationOpened,
@@ -41,6 +42,7 @@ from coffer.server.workers.messages import (
     Identify,
     Key,
     KeyOf,
+    Limited,
     More,
     Places,
     Plan,
@@ -213,6 +215,14 @@ class RemoteObserver:
     def rejected(self, reason: str) -> None:
         """As `Observer.rejected`."""
         self.line.send(Rejected(reason))
+
+    def aborted(self, reason: str) -> None:
+        """As `Observer.aborted`."""
+        self.line.send(Aborted(reason))
+
+    def limited(self, limit: str) -> None:
+        """As `Observer.limited`."""
+        self.line.send(Limited(limit))
 
     def answered(self, service: str, status: int, seconds: float) -> None:
         """As `Observer.answered`."""

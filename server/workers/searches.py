@@ -33,10 +33,11 @@ class Searches:
     """All searches; used by the coordinator's thread. `deliver` is called by the search threads with a part of an
     answer, or None if an internal error ended the search."""
 
-    def __init__(self, services: ReaderServices, deliver: Deliver) -> None:
+    def __init__(self, services: ReaderServices, deliver: Deliver, delayed: Callable[[], None] = lambda: None) -> None:
+        """`delayed` is called each time that a search goes behind those of another host."""
         self._services = services
         self._deliver = deliver
-        self._turns = Turns()
+        self._turns = Turns(delayed)
         self._ending = threading.Event()
 
     def start(self) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from coffer.server.observe.logs import get_logger
@@ -63,7 +64,9 @@ class _Host:
 class Turns:
     """The search threads and the tasks that wait for them. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, delayed: Callable[[], None] = lambda: None) -> None:
+        """`delayed` is called each time that a task goes behind those of another host."""
+        self._delayed = delayed
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, _Host] = OrderedDict()
         self._is_over = False
@@ -114,4 +117,6 @@ class Turns:
                 _log.exception("a query ended with an internal error", name="query.failed")
                 continue
             if wants_more:
+                if any(host != turn.host for host in list(self._waiting)):
+                    self._delayed()
                 self.add(turn)

@@ -41,6 +41,7 @@ from coffer.server.dimse.refusal import refuse_at_once
 from coffer.server.engine.sealing import Intake, rules_of
 from coffer.server.host.child import ignore_signals
 from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_out
+from coffer.server.host.rate import Rates
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
 from coffer.server.workers import messages
@@ -98,6 +99,7 @@ class Worker:
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
+        self._rates = Rates(config.dimse.requests_per_second)
         self._dial = Outlet(outlet, config.tls)
         self._quitting = threading.Event()
 
@@ -136,7 +138,7 @@ class Worker:
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(
-            pdus, order.host, self._config, self._policy, services, services.observer, services, self._dial
+            pdus, order.host, self._config, self._policy, services, services.observer, services, self._dial, self._rates
         )
 
         def over() -> None:

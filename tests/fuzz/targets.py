@@ -179,7 +179,8 @@ def _messages() -> tuple[bytes, ...]:
         m.Commit(sealed, 5000, ""), m.Commit(filed, 5000, "0123456789abcdef.sealed"), m.StudyKeyFor(PartId("1.2.3")),
         m.KeyOf(bytes(16)), m.Renew(bytes(16)), m.Find(query, True, "study"),
         m.Plan(query, True, "patient", "DEST"), m.More(), m.Stop(), m.AssociationOpened(), m.AssociationClosed(),
-        m.Rejected("limit"), m.Answered("store", 0, 0.5), m.Sent("get", 1, 2),
+        m.Rejected("limit"), m.Aborted("idle"), m.Limited("request-rate"),
+        m.Answered("store", 0, 0.5), m.Sent("get", 1, 2),
         m.Identify(AssociationClaim("CALLING", "CALLED", UserIdentity(IdentityType.PASSCODE, b"user", b"word"))),
     ]  # fmt: skip
     return (*map(m.encode, requests), m.encode(m.Pulse("", 0, [(1, 2.0, True)])), m.encode(m.Ready(("a",))))

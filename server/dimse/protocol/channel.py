@@ -4,18 +4,22 @@ Rule: a data set is passed on piece by piece and never collected here; only comm
 of fragments is enforced: command before data, one message at a time, one context per message.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from coffer.server.dimse.protocol import pdu
 from coffer.server.dimse.protocol.command import MAX_COMMAND_BYTES, Command, Value, encode_command, parse_command
-from coffer.server.dimse.protocol.connection import Connection
+from coffer.server.dimse.protocol.connection import Connection, PeerSilent
 from coffer.server.dimse.protocol.pdu import Pdv, ProtocolError
+from coffer.server.observe.reached import Abort
 
 _SEND_BYTES: Final = 1 << 20  # about what is handed to the kernel at once
 _LEAST_BYTES: Final = 256  # what even the smallest piece takes in memory
 _LARGEST_PDU: Final = 128 << 10  # of ours, if the peer sets no limit
+LEAST_BYTES_A_SECOND: Final = 16 << 10  # of a message that takes longer than it may at first
+_FOREVER: Final = float("inf")
 
 
 Frames = list[bytes | memoryview]
@@ -42,13 +46,22 @@ class Channel:
     """The messages of one association, for its acceptor or its requestor. Used by one thread."""
 
     def __init__(
-        self, connection: Connection, contexts: Mapping[int, Context], *, peer_max_pdu: int, gap_seconds: float
+        self,
+        connection: Connection,
+        contexts: Mapping[int, Context],
+        *,
+        peer_max_pdu: int,
+        gap_seconds: float,
+        message_seconds: float = _FOREVER,
     ) -> None:
+        """A message may take `message_seconds`, and a second more for each `LEAST_BYTES_A_SECOND` that have arrived."""
         self._connection = connection
         self.contexts = contexts
         limit = min(peer_max_pdu or _LARGEST_PDU, _LARGEST_PDU)
         self._fragment = max(limit - pdu.PDV_OVERHEAD, 2) & ~1
         self._gap_seconds = gap_seconds
+        self._message_seconds = message_seconds
+        self._until = 0.0  # when the message that is arriving must be complete; 0: none is
         self._waiting: deque[Pdv] = deque()
         self._held: Frames = []
 
@@ -56,14 +69,16 @@ class Channel:
         """The next message's command set. Raises AssociationEnded, ConnectionClosed, ProtocolError."""
         collected = bytearray()
         context_id = None
+        self._until = 0.0
         while True:
             pdv = self._next(wait_seconds if context_id is None else self._gap_seconds)
             if not pdv.is_command or context_id not in (None, pdv.context_id):
                 raise ProtocolError("a data fragment where a command was expected", pdu.UNEXPECTED_PDU)
+            self._until = self._until or time.monotonic() + self._message_seconds
             context_id = pdv.context_id
             collected += pdv.data
             if len(collected) > MAX_COMMAND_BYTES:
-                raise ProtocolError("a command set is too long", pdu.INVALID_VALUE)
+                raise ProtocolError("a command set is too long", pdu.INVALID_VALUE, Abort.COMMAND_LENGTH)
             if pdv.is_last:
                 return self.contexts[context_id], parse_command(collected)
 
@@ -83,7 +98,7 @@ class Channel:
 
     def _next(self, wait_seconds: float) -> Pdv:
         while not self._waiting:
-            kind, body = self._connection.read_pdu(wait_seconds)
+            kind, body = self._read_pdu(wait_seconds)
             if kind == pdu.P_DATA:
                 self._waiting.extend(pdu.split(body))
             elif kind == pdu.RELEASE_RQ:
@@ -94,8 +109,22 @@ class Channel:
                 raise ProtocolError("an unexpected PDU", pdu.UNEXPECTED_PDU)
         pdv = self._waiting.popleft()
         if pdv.context_id not in self.contexts:
-            raise ProtocolError("a presentation context that was not accepted", pdu.INVALID_VALUE)
+            raise ProtocolError("a presentation context that was not accepted", pdu.INVALID_VALUE, Abort.CONTEXTS)
         return pdv
+
+    def _read_pdu(self, wait_seconds: float) -> tuple[int, memoryview]:
+        """The next PDU, which belongs to the message that is arriving, if one is."""
+        try:
+            kind, body = self._connection.read_pdu(wait_seconds)
+        except PeerSilent as error:
+            if self._until:  # between two PDUs of a message
+                error.counted = Abort.GAP
+            raise
+        if self._until:
+            self._until += len(body) / LEAST_BYTES_A_SECOND
+            if time.monotonic() > self._until:
+                raise PeerSilent("a message took too long", Abort.MESSAGE)
+        return kind, body
 
     def send(self, context: Context, command: Mapping[int, Value], data: Iterable[bytes] | None = None) -> int:
         """Send one message; `data` yields the data set in pieces of any size. Returns the length of the data set.

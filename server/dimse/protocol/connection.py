@@ -13,11 +13,14 @@ from typing import Final
 
 from coffer.server.dimse.protocol import pdu
 from coffer.server.host.sockets import is_readable, is_writable
+from coffer.server.observe.reached import Abort
 
 _AHEAD: Final = 16 << 10  # read beyond what is needed: small PDUs come in one call, of large ones little is moved
 _LINGER_SECONDS: Final = 1.0
 _GATHERED_BYTES: Final = 64 << 10  # up to this size it is cheaper to join buffers than to list them
 _MOST_BUFFERS: Final = 512
+_LEAST_SECONDS: Final = 0.001  # 0 would be no wait but another mode of the socket
+_SILENT: Final = "the peer was silent for too long"
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -26,7 +29,12 @@ class ConnectionClosed(Exception):  # noqa: N818  # the end of a connection is a
 
 
 class PeerSilent(ConnectionClosed):
-    """The peer sent nothing, or too slowly, for longer than allowed; an A-ABORT can still be sent."""
+    """The peer has used up its time: it sent nothing, or too slowly, or for too long; an A-ABORT can still be sent.
+    `counted` is the word under which it is counted."""
+
+    def __init__(self, what: str, counted: Abort = Abort.GAP) -> None:
+        super().__init__(what)
+        self.counted = counted
 
 
 class Connection:
@@ -49,21 +57,27 @@ class Connection:
         self._buffer = bytearray(_AHEAD)
         self._start = self._end = 0
 
-    def read_pdu(self, wait_seconds: float) -> tuple[int, memoryview]:
+    def read_pdu(self, wait_seconds: float, *, whole: bool = False) -> tuple[int, memoryview]:
         """The next PDU's type and body; the view is valid until the next read.
 
-        Waits up to `wait_seconds` for its first byte. Raises ConnectionClosed, ProtocolError.
+        Waits up to `wait_seconds` for its first byte, or if `whole` for its last one, too. Raises ConnectionClosed,
+        ProtocolError.
         """
-        self._need(1, wait_seconds)
-        self._need(pdu.HEADER.size, self._gap_seconds)
+        until = time.monotonic() + wait_seconds
+
+        def gap_seconds() -> float:
+            return max(_LEAST_SECONDS, until - time.monotonic()) if whole else self._gap_seconds
+
+        self._need(1, wait_seconds, Abort.IDLE)
+        self._need(pdu.HEADER.size, gap_seconds())
         body = self._start + pdu.HEADER.size
         kind, length = pdu.parse_header(memoryview(self._buffer)[self._start : body], self._max_pdu)
-        self._need(pdu.HEADER.size + length, self._gap_seconds)
+        self._need(pdu.HEADER.size + length, gap_seconds())
         body = self._start + pdu.HEADER.size
         self._start = body + length
         return kind, memoryview(self._buffer)[body : self._start]
 
-    def _need(self, count: int, seconds: float) -> None:
+    def _need(self, count: int, seconds: float, counted: Abort = Abort.GAP) -> None:
         """Read until `count` bytes are in the buffer, under one deadline, so that dripping single bytes gains no time.
 
         Reads a little more if it has arrived: the next PDU's header, or several small PDUs.
@@ -84,9 +98,9 @@ class Connection:
                 self._end += got
                 seconds = deadline - time.monotonic()
                 if seconds <= 0 and self._end - self._start < count:
-                    raise PeerSilent("the peer was silent for too long")
+                    raise PeerSilent(_SILENT, counted)
         except TimeoutError as error:
-            raise PeerSilent("the peer was silent for too long") from error
+            raise PeerSilent(_SILENT, counted) from error
         except (OSError, ValueError) as error:
             raise ConnectionClosed("the connection broke") from error
 

@@ -17,6 +17,7 @@ from coffer.server.dimse.protocol.channel import Context
 from coffer.server.dimse.protocol.pdu import ProtocolError
 from coffer.server.dimse.protocol.sop_classes import OTHER_CLASSES, STORAGE_CLASSES
 from coffer.server.identity.claim import UserIdentity
+from coffer.server.observe.reached import Abort, Rejected
 from coffer.server.services.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
@@ -69,20 +70,20 @@ class AssociationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4), and a word for the metrics."""
+    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4), and the word under which it is counted."""
 
     result: int
     source: int
     reason: int
-    word: str
+    word: Rejected
 
 
-WRONG_APPLICATION_CONTEXT: Final = Rejection(1, 1, 2, "application-context")
-UNKNOWN_CALLING_AE: Final = Rejection(1, 1, 3, "calling-ae")
-UNKNOWN_CALLED_AE: Final = Rejection(1, 1, 7, "called-ae")
-UNPROVED: Final = Rejection(1, 1, 1, "user-identity")  # PS3.7 D.3.3.7.1: no reason is given
-TOO_MANY: Final = Rejection(2, 3, 2, "limit")
-CONGESTED: Final = Rejection(2, 3, 1, "congestion")
+WRONG_APPLICATION_CONTEXT: Final = Rejection(1, 1, 2, Rejected.APPLICATION_CONTEXT)
+UNKNOWN_CALLING_AE: Final = Rejection(1, 1, 3, Rejected.CALLING_AE)
+UNKNOWN_CALLED_AE: Final = Rejection(1, 1, 7, Rejected.CALLED_AE)
+UNPROVED: Final = Rejection(1, 1, 1, Rejected.USER_IDENTITY)  # PS3.7 D.3.3.7.1: no reason is given
+TOO_MANY: Final = Rejection(2, 3, 2, Rejected.LIMIT)
+CONGESTED: Final = Rejection(2, 3, 1, Rejected.CONGESTION)
 
 
 def parse_request(body: bytes) -> AssociationRequest:
@@ -100,7 +101,7 @@ def _parsed(body: bytes) -> AssociationRequest:
     offers = tuple(_offer(context, read.roles) for context in read.contexts)
     ids = [offer.context_id for offer in offers]
     if len(ids) > _MAX_CONTEXTS or len(set(ids)) != len(ids) or not all(i % 2 and 0 < i < 256 for i in ids):
-        raise ProtocolError("presentation context ids are not odd and distinct", pdu.INVALID_VALUE)
+        raise ProtocolError("presentation context ids are not odd and distinct", pdu.INVALID_VALUE, Abort.CONTEXTS)
     return AssociationRequest(
         calling, called, read.application_context, offers, read.max_pdu, read.repeated, read.identity
     )

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from coffer.server.observe.reached import Abort
+
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 HEADER: Final = struct.Struct(">BxI")
 _PDV: Final = struct.Struct(">IBB")
@@ -25,12 +27,14 @@ NOT_SPECIFIED, UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_VALUE = 0, 1, 2, 6
 
 
 class ProtocolError(Exception):
-    """The peer broke PS3.8; `source` and `reason` go into the A-ABORT that ends the association."""
+    """The peer broke PS3.8; `source` and `reason` go into the A-ABORT that ends the association, `counted` is the word
+    under which it is counted."""
 
-    def __init__(self, what: str, reason: int, source: int = PROVIDER) -> None:
+    def __init__(self, what: str, reason: int, counted: Abort = Abort.PROTOCOL) -> None:
         super().__init__(what)
-        self.source = source
+        self.source = PROVIDER
         self.reason = reason
+        self.counted = counted
 
 
 class Pdv(NamedTuple):
@@ -52,7 +56,7 @@ def parse_header(header: bytes | bytearray | memoryview, max_data: int) -> tuple
         raise ProtocolError("unknown PDU type", UNRECOGNISED_PDU)
     limit = _FIXED.get(kind) or (max_data if kind == P_DATA else MAX_ASSOCIATE_BYTES)
     if length > limit or (kind in _FIXED and length != limit):
-        raise ProtocolError("a PDU has an impossible length", INVALID_VALUE)
+        raise ProtocolError("a PDU has an impossible length", INVALID_VALUE, Abort.PDU_LENGTH)
     return kind, length
 
 

@@ -20,6 +20,7 @@ from coffer.server.dimse.protocol.command import Command, Value
 from coffer.server.dimse.protocol.pdu import INVALID_VALUE, ProtocolError
 from coffer.server.dimse.protocol.status import CANCEL, SUCCESS, fit, offending_of, status_of
 from coffer.server.observe.logs import get_logger
+from coffer.server.observe.reached import Abort
 from coffer.server.services.api import Observer, Services
 
 _log = get_logger()
@@ -57,6 +58,7 @@ class Operation:
         self.request = request
         self.service = _NAMES.get(request.number(dimse.FIELD), "other")
         self.is_answered = False
+        self.status: int | None = None  # of the final response
         self._started = time.perf_counter()
 
     def response(self, status: int, *, has_data: bool = False) -> dict[int, Value]:
@@ -88,7 +90,7 @@ class Operation:
 
         Raises ConnectionClosed; the outcome is counted and logged even so.
         """
-        self.is_answered = True
+        self.is_answered, self.status = True, status
         self._record(status, cause, remedy)
         values = self.response(status, has_data=data is not None)
         if cause:
@@ -126,7 +128,7 @@ class Operation:
 
         def take(piece: memoryview) -> None:
             if len(collected) + len(piece) > MAX_IDENTIFIER_BYTES:
-                raise ProtocolError("an identifier is too long", INVALID_VALUE)
+                raise ProtocolError("an identifier is too long", INVALID_VALUE, Abort.IDENTIFIER_LENGTH)
             collected.extend(piece)
 
         if self.request.has_data_set:

@@ -15,6 +15,7 @@ from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.listener import Listener
 from coffer.server.dimse.places import AssociationPlace
 from coffer.server.dimse.protocol.connection import Connection
+from coffer.server.host.rate import Rates
 from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics
 from coffer.server.services.api import Instance, Matches, Planned, StoreOutcome, StoreRequest
@@ -74,6 +75,10 @@ class Memory:
         labels = {"service": service, "status": status}
         return self.metrics.registry.get_sample_value("coffer_failures_total", labels) or 0
 
+    def counted(self, name: str, **labels: str) -> float:
+        """The value of a counter."""
+        return self.metrics.registry.get_sample_value(f"{name}_total", labels) or 0
+
     def sent(self, service: str) -> tuple[float, float]:
         """How many objects and bytes of them a service was counted to have sent."""
         names = "coffer_objects_sent_total", "coffer_sent_data_bytes_total"
@@ -87,6 +92,7 @@ class InThisProcess:
     def __init__(self, config: Config, memory: Memory) -> None:
         self._config, self._memory = config, memory
         self._associations = Associations()
+        self._rates = Rates(config.dimse.requests_per_second)
         self.stop = self._associations.stop
 
     def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
@@ -94,7 +100,9 @@ class InThisProcess:
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         gate = open_gate(self._config, place.host)
         policy = policy_of(self._config)
-        acceptor = Acceptor(pdus, place.host, self._config, policy, self._memory, self._memory.metrics, gate)
+        acceptor = Acceptor(
+            pdus, place.host, self._config, policy, self._memory, self._memory.metrics, gate, rates=self._rates
+        )
         self._associations.begin(acceptor, ended)
 
     def end(self, place: AssociationPlace) -> None:
@@ -116,16 +124,18 @@ def memory() -> Memory:
 
 @pytest.fixture
 def listen(memory: Memory, tmp_path: Path) -> Iterator[Callable[..., Listener]]:
-    """Start a listener; keywords are settings of [dimse]."""
+    """Start a listener; keywords are settings of [dimse]. Addresses that begin with `strangers` are unknown."""
     running: list[tuple[Listener, InThisProcess]] = []
 
-    def start(*, destination: int = 1, storage: Storage | None = None, **settings: object) -> Listener:
+    def start(
+        *, destination: int = 1, storage: Storage | None = None, strangers: str = "none", **settings: object
+    ) -> Listener:
         defaults = {"handshake_seconds": 0.5, "gap_seconds": 1.0, "idle_seconds": 5.0, "max_associations": 3}
         dimse = Dimse(port=free_port(), **{**defaults, **settings})  # type: ignore[arg-type]
         peers = (Peer(ae_title="MOVEDST", host="127.0.0.1", port=destination),)
         config = Config(archive=tmp_path, dimse=dimse, peers=peers, storage=storage or Storage())
         here = InThisProcess(config, memory)
-        made = Listener(config, here, memory.metrics)
+        made = Listener(config, here, memory.metrics, lambda by: by.host.startswith(strangers))
         made.start()
         running.append((made, here))
         return made

@@ -12,9 +12,9 @@ TOTAL, PER_HOST = 6, 4
 class Hall:
     """Places with a clock that the test sets."""
 
-    def __init__(self, total: int = TOTAL, per_host: int = PER_HOST) -> None:
+    def __init__(self, total: int = TOTAL, per_host: int = PER_HOST, reserved: int = 0) -> None:
         self.now = 1000.0
-        self.places = AssociationPlaces(total, per_host, lambda: self.now)
+        self.places = AssociationPlaces(total, per_host, lambda: self.now, reserved)
 
     def fill(self, *hosts: str, idle: float | None, used: bool) -> list[AssociationPlace]:
         """Associations that have been idle for so long; None: something is under way on each."""
@@ -117,3 +117,37 @@ def test_never_more_than_there_are_but_for_those_on_their_way_out(
         staying = [each for each in inside if not each.is_ending]
         assert len(staying) <= TOTAL
         assert all(sum(each.host == one.host for each in staying) <= PER_HOST for one in staying)
+
+
+def test_strangers_never_get_the_reserved_places() -> None:
+    hall = Hall(total=6, per_host=6, reserved=2)
+    for number in range(4):
+        place, _ = hall.places.enter(f"10.0.{number}.1", is_stranger=True)
+        assert place is not None
+    assert hall.places.enter("10.9.0.1", is_stranger=True) == (None, None)
+    assert not hall.places.is_full
+    known = [hall.places.enter("10.1.0.1")[0] for _ in range(2)]
+    assert None not in known
+    assert hall.places.is_full
+    assert hall.places.enter("10.1.0.1") == (None, None)
+
+
+def test_a_stranger_ends_no_silent_association_of_a_known_peer() -> None:
+    hall = Hall(total=6, per_host=6, reserved=2)
+    hall.fill("10.1.0.1", idle=100, used=False)
+    strangers = [hall.places.enter("10.0.0.1", is_stranger=True)[0] for _ in range(4)]
+    assert hall.places.enter("10.9.0.1", is_stranger=True) == (None, None)
+    assert strangers[2] is not None
+    strangers[2].idle_since = hall.now - 3
+    place, victim = hall.places.enter("10.9.0.1", is_stranger=True)
+    assert place is not None
+    assert victim is strangers[2]
+
+
+def test_a_stranger_who_leaves_makes_room_for_one() -> None:
+    hall = Hall(total=2, per_host=6, reserved=10)  # at most half are reserved
+    place, _ = hall.places.enter("10.0.0.1", is_stranger=True)
+    assert place is not None
+    assert hall.places.enter("10.0.0.2", is_stranger=True) == (None, None)
+    hall.places.leave(place)
+    assert hall.places.enter("10.0.0.2", is_stranger=True)[0] is not None

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from coffer.keys.errors import ConfigError, UnavailableError
@@ -359,3 +360,16 @@ def test_the_process_with_the_key_has_no_parser() -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_whoever_begins_too_many_handshakes_is_cut_and_counted(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    tls = msgspec.structs.replace(site.config.tls, handshakes_per_second=1.0)
+    site.config = msgspec.structs.replace(site.config, tls=tls)
+    with serving(site.config) as site.server:
+        for _ in range(8):
+            with socket.create_connection(("127.0.0.1", site.config.dimse.tls_port), 30, ("127.0.0.9", 0)) as sock:
+                sock.sendall(b"no TLS")
+                is_ended(sock)
+        until(lambda: site.counted("handshake too many") > 0)
+        assert site.is_served()

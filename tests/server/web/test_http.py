@@ -2,11 +2,12 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from coffer.keys.errors import ConfigError
@@ -47,6 +48,91 @@ def running(app: object) -> Iterator[http.HttpServer]:
     server = http.HttpServer(Http(port=free_port()), app)  # type: ignore[arg-type]
     server.start()
     yield server
+    server.stop()
+
+
+class Counted(list[str]):
+    """A server whose limits are counted here; whoever has a certificate is no stranger."""
+
+    def serve(self, app: object, **settings: float) -> http.HttpServer:
+        bounds = Http(port=free_port(), **settings)  # type: ignore[arg-type]
+        server = http.HttpServer(bounds, app, lambda by: by.certificate is None, self.append)  # type: ignore[arg-type]
+        server.start()
+        return server
+
+    def wait_for(self, limit: str, count: int = 1) -> None:
+        deadline = time.monotonic() + 20
+        while self.count(limit) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def closed(sock: socket.socket) -> bool:
+    """Whether the server closes a connection without an answer."""
+    with contextlib.suppress(ConnectionResetError):
+        return sock.recv(100) == b""
+    return True
+
+
+@contextlib.contextmanager
+def crowd(server: http.HttpServer, *sources: str) -> Iterator[list[socket.socket]]:
+    """Silent connections from these addresses, which the server has taken, in this order."""
+    with contextlib.ExitStack() as stack:
+        made = []
+        for source in sources:
+            sock = socket.create_connection(server.address, 20, (source, 0))
+            stack.callback(sock.close)
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(b"GET /heal")
+            made.append(sock)
+            time.sleep(0.01)  # the order of connections is that of their acceptance
+        yield made
+
+
+def test_one_address_has_its_share_of_connections(app: object) -> None:
+    counted = Counted()
+    server = counted.serve(app, max_connections_per_address=2)
+    with crowd(server, "127.0.0.9", "127.0.0.9", "127.0.0.9", "127.0.0.8") as (first, *others):
+        assert closed(first)
+        counted.wait_for("http-address")
+        assert httpx.get(f"http://127.0.0.1:{server.address[1]}/healthz", timeout=30).status_code == 200
+        for each in others:
+            each.sendall(b"thz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert each.recv(12) == b"HTTP/1.1 200"
+    assert counted == ["http-address"]
+    server.stop()
+
+
+def test_a_known_peer_makes_room_last_although_it_holds_most(app: object) -> None:
+    counted = Counted()
+    server = counted.serve(app, max_connections=4)
+    assert httpx.get(f"http://127.0.0.1:{server.address[1]}/healthz", timeout=30).status_code == 200  # it has begun
+    with contextlib.ExitStack() as stack, crowd(server, "127.0.0.8"):
+        known = []
+        for _ in range(2):
+            ours, theirs = socket.socketpair()
+            known.append(stack.enter_context(ours))
+            ours.settimeout(20)
+            server.admit(theirs, "10.0.0.7", PeerCertificate("CN=probe", "CN=CA", (), "ab" * 32, "1", 0))
+        with crowd(server, *[f"127.0.1.{n}" for n in range(1, 6)]):
+            counted.wait_for("http-connections", 4)
+            for each in known:
+                each.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert each.recv(12) == b"HTTP/1.1 200"
+    server.stop()
+
+
+def test_whoever_asks_too_often_is_told_so_and_others_are_served(app: object) -> None:
+    counted = Counted()
+    server = counted.serve(app, requests_per_second=1)
+    transport = httpx.HTTPTransport(local_address="127.0.0.9")
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.address[1]}", timeout=30, transport=transport) as often:
+        answers = [often.get("/metrics") for _ in range(8)]
+        assert [answers[0].status_code, answers[-1].status_code] == [200, 429]
+        assert answers[-1].headers["retry-after"] == "1"
+        assert answers[-1].headers["connection"] == "close"
+    assert httpx.get(f"http://127.0.0.1:{server.address[1]}/metrics", timeout=30).status_code == 200
+    counted.wait_for("http-rate")
     server.stop()
 
 
@@ -117,13 +203,14 @@ def test_an_endless_header_is_cut_off(running: http.HttpServer) -> None:
 
 def test_a_silent_client_is_sent_away(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_REQUEST_SECONDS", 0.05)
-    server = http.HttpServer(Http(port=free_port()), app)  # type: ignore[arg-type]
-    server.start()
+    counted = Counted()
+    server = counted.serve(app)
     with socket.create_connection(server.address) as silent:
         silent.sendall(b"GET /heal")
         silent.settimeout(30)
         with contextlib.suppress(ConnectionResetError):
             assert silent.recv(100) == b""
+    counted.wait_for("http-request")
     server.stop()
 
 
@@ -172,15 +259,13 @@ def test_two_hundred_that_say_half_of_it_keep_the_pages_from_nobody(running: htt
         sock.close()
 
 
-def test_an_answer_that_nobody_takes_is_given_up(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_CONNECTION_SECONDS", 0.3)
-    server = http.HttpServer(Http(port=free_port()), app)  # type: ignore[arg-type]
-    server.start()
+    counted = Counted()
+    server = counted.serve(PlainTextResponse(bytes(32 << 20)))
     with socket.create_connection(server.address, timeout=30) as lazy:
-        lazy.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n")
-        with contextlib.suppress(ConnectionResetError):
-            while lazy.recv(4096):
-                pass
+        lazy.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        counted.wait_for("http-answer")
     server.stop()
 
 

@@ -88,7 +88,8 @@ def samples(sealed: Sealed, length: int, foreign: bytes) -> list[m.Request]:
         m.Commit(sealed, length, ""), m.Commit(filed, length, "0123456789abcdef.sealed"), m.StudyKeyFor(PartId(EVIL)),
         m.KeyOf(foreign), m.Renew(foreign), m.Find(QUERY, True, "study"),
         m.Plan(QUERY, True, "study"), m.More(), m.Stop(), m.AssociationOpened(), m.AssociationClosed(),
-        m.Rejected("limit"), m.Answered("find", 0, 0.1), m.Sent("get", 1, 1),
+        m.Rejected("limit"), m.Aborted("idle"), m.Limited("request-rate"),
+        m.Answered("find", 0, 0.1), m.Sent("get", 1, 1),
         m.Identify(AssociationClaim("OTHER", "COFFER", UserIdentity(IdentityType.PASSCODE, b"user", b"word"))),
     ]  # fmt: skip
 
@@ -145,7 +146,7 @@ def answers(evil: Worker) -> Iterator[m.Reply]:
 
 KINDS = (
     "commit from memory", "commit from a file", "study key", "key", "renew", "find", "plan", "more", "stop", "opened",
-    "closed", "rejected", "answered", "sent", "identify",
+    "closed", "rejected", "aborted", "limited", "answered", "sent", "identify",
 )  # fmt: skip
 
 

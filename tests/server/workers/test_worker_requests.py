@@ -85,6 +85,8 @@ def claim(calling: str = "TEST", called: str = "COFFER") -> m.Identify:
         m.Plan(IDENTIFIER, True, "study", "A" * 17),
         m.StudyKeyFor(PartId("1" * 1025)),
         m.Rejected("a patient's name"),
+        m.Aborted("a patient's name"),
+        m.Limited("memory"),
         m.Answered("find", -1, 1.0),
         m.Answered("find", 1 << 16, 1.0),
         m.Answered("find", 0, math.nan),
