@@ -131,7 +131,7 @@ class _Site:
         folder.mkdir()
         path = folder / "orthanc.json"
         settings: dict[str, object] = {
-            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": free_port(),
+            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpServerEnabled": False,
             "DicomPort": port, "DicomAet": AE_TITLE, "DicomTlsEnabled": tls, "DicomAlwaysAllowStore": True,
         }  # fmt: skip
         if tls:

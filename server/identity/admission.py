@@ -8,6 +8,7 @@ if the connection is encrypted. Failures are counted by user and by address, and
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from coffer.keys.errors import AccessDeniedError
@@ -57,6 +58,18 @@ class _Found:
         return replace(
             who, name=who.name or self.user.name, user=self.user.name, proof=self.proof, subject=self.subject
         )
+
+
+def _origin(host: str) -> str:
+    """What failures from an address count for: itself, or with IPv6 its network of 64 bits, all of whose addresses one
+    machine can have (RFC 4291 2.5.4)."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return f"address {host}"
+    if isinstance(address, IPv6Address):
+        return f"network {ip_network((address, 64), strict=False)}"
+    return f"address {address}"
 
 
 class Admission:
@@ -156,7 +169,7 @@ class Admission:
     def _by_password(self, identity: UserIdentity, by: Connected) -> "_Found | None":
         name = identity.primary.decode("utf-8", "replace")
         user = self._users.named(name)
-        counted = f"user {name.casefold()[:64]}", f"address {by.host}"
+        counted = f"user {name.casefold()[:64]}", _origin(by.host)
         if self._throttle.waits(counted):
             return None
         if not is_right(identity.secondary, self._passwords.get(user.name) if user else None):
@@ -166,7 +179,7 @@ class Admission:
         return _Found.of(user, Proof.PASSWORD)
 
     def _by_token(self, token: bytes, by: Connected) -> "_Found | None":
-        counted = f"address {by.host}"
+        counted = _origin(by.host)
         if self._tokens is None or self._throttle.waits((counted,)):
             return None
         subject = self._tokens.subject(token, int(self._clock()), by.certificate)

@@ -99,6 +99,9 @@ def test_a_site_may_declare_that_treatment_needs_no_consent(action: str, role: s
     else:
         assert isinstance(found, Deny)
         assert found.reason is DenialReason.DEIDENTIFY
+        grant = of.directory.grant(user(role), Action(action))
+        assert grant is not None
+        assert Duty.CONSENT in grant.duties
 
 
 def test_the_denial_for_want_of_consent_names_the_declaration_only_where_it_helps() -> None:

@@ -197,3 +197,14 @@ def test_a_password_is_compared_whole() -> None:
     assert is_right(longest.encode(), hashed(longest))
     assert not is_right(longest.encode() + b"x", hashed(longest))
     assert not is_right(b"x" * 5000, hashed(longest))
+
+
+def test_failures_from_many_addresses_of_one_network_are_those_of_one_guesser(admission: Admission) -> None:
+    for at in range(5):
+        by = Connected(f"2001:db8::{at:x}", None, True)
+        assert admission.associate(claim("ANNA", login(f"nobody{at}", b"x")), by) is Refusal.IDENTITY
+    assert (
+        named(admission.associate(claim("ANNA", login("Anna")), Connected("2001:db8::99%eth0", None, True)))
+        == "user-identity"
+    )
+    assert named(admission.associate(claim("ANNA", login("Anna")), Connected("2001:db8:0:1::1", None, True))) == "Anna"
