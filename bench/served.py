@@ -24,6 +24,20 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def wait_for_port(port: int, seconds: float = 60.0) -> None:
+    """Return once somebody listens on a port of this machine. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), seconds).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nobody listens on port {port}") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
 def _stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat after the name; None for a process that has ended."""
     try:
@@ -49,6 +63,18 @@ def tree(pid: int) -> list[int]:
 def cpu_seconds(pid: int) -> float:
     """Return the user and system time of a tree, including children that were waited for; resolution 10 ms."""
     return sum(sum(map(int, fields[11:15])) for each in tree(pid) if (fields := _stat(each))) / _TICK
+
+
+def cpu_seconds_of(pid: int, module: str) -> float:
+    """Return the same of those processes of a tree that run a module; resolution 10 ms."""
+    return sum(cpu_seconds(each) for each in tree(pid) if module.encode() in _command(each))
+
+
+def _command(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def memory_bytes(pid: int) -> int:

@@ -2,14 +2,18 @@
 
     python -m bench.tls_cost [--objects 60] [--rounds 3]
 
-The programs of DCMTK send and receive; their CPU does not count. Bound (ADR 37): 0.45 ms more in each direction.
+The programs of DCMTK send and receive; their CPU does not count. Bound (ADR 37): 0.45 ms more in each direction. The
+process that ends TLS is counted on its own, too: on a busy machine that varies far less than a difference of two
+servers that do everything else as well. Beside it: what receiving with TLS adds to `storescp` and to Orthanc.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +23,13 @@ from typing import Final
 import numpy as np
 from pydicom.uid import generate_uid
 
-from bench.served import AE_TITLE, Served, cpu_seconds, free_port
+from bench.served import AE_TITLE, Served, cpu_seconds, cpu_seconds_of, free_port, wait_for_port
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.part10 import Part10, header_bytes
 from coffer.server.tls.authority import Authority, write_pem
 
 _SIZE: Final = 512
+_TLS: Final = "coffer.server.tls"
 _EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
 
 
@@ -85,24 +90,55 @@ class _Site:
                 each.kill()
                 each.wait()
 
-    def store(self, study: _Study, *, tls: bool) -> float:
-        """Seconds of the server's CPU for storing a study."""
-        port = self.tls_port if tls else self.server.port
-        command = ["/usr/bin/storescu", "-pdu", "131072", "-aec", AE_TITLE, *self.options(tls=tls), "localhost"]
-        return self._measured([*command, str(port), *map(str, study.files)])
+    def store(self, study: _Study, *, tls: bool) -> tuple[float, float]:
+        """Seconds of the server's CPU for storing a study, and of the process that ends TLS."""
+        return self._measured(self.sending(study, self.tls_port if tls else self.server.port, tls=tls))
 
-    def move(self, study: _Study, *, tls: bool) -> float:
-        """Seconds of the server's CPU for sending a study."""
+    def sending(self, study: _Study, port: int, *, tls: bool) -> list[str]:
+        """The command that sends a study to a port of this machine."""
+        command = ["/usr/bin/storescu", "-pdu", "131072", "-aec", AE_TITLE, *self.options(tls=tls), "localhost"]
+        return [*command, str(port), *map(str, study.files)]
+
+    def move(self, study: _Study, *, tls: bool) -> tuple[float, float]:
+        """As `store`, for sending a study."""
         keys = ["-k", "0008,0052=STUDY", "-k", f"0020,000d={study.uid}"]
         to = "TLS" if tls else "PLAIN"
         command = ["/usr/bin/movescu", "-S", "-aec", AE_TITLE, "-aem", to, *keys, "localhost", str(self.server.port)]
         return self._measured(command)
 
-    def _measured(self, command: list[str]) -> float:
-        before = cpu_seconds(self.server.pid)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        time.sleep(0.2)  # what is done after the last answer
-        return cpu_seconds(self.server.pid) - before
+    def _measured(self, command: list[str]) -> tuple[float, float]:
+        pid = self.server.pid
+        before = cpu_seconds(pid), cpu_seconds_of(pid, _TLS)
+        _run(command)
+        return cpu_seconds(pid) - before[0], cpu_seconds_of(pid, _TLS) - before[1]
+
+    @contextmanager
+    def receiver(self, folder: Path, *, tls: bool, orthanc: bool) -> Iterator[tuple[int, int]]:
+        """The process id and the port of another program that receives: Orthanc or `storescp`, with TLS or without."""
+        port = free_port()
+        command = ["/usr/bin/storescp", "-q", "--ignore", "-pdu", "131072", *self.options(tls=tls), str(port)]
+        if orthanc:
+            command = ["/usr/sbin/Orthanc", str(self._orthanc(folder, port, tls=tls))]
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for_port(port)
+            yield running.pid, port
+        finally:
+            running.kill()
+            running.wait()
+
+    def _orthanc(self, folder: Path, port: int, *, tls: bool) -> Path:
+        folder.mkdir()
+        path = folder / "orthanc.json"
+        settings: dict[str, object] = {
+            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpServerEnabled": False,
+            "DicomPort": port, "DicomAet": AE_TITLE, "DicomTlsEnabled": tls, "DicomAlwaysAllowStore": True,
+        }  # fmt: skip
+        if tls:
+            files = {"Certificate": "peer.pem", "PrivateKey": "peer.key.pem", "TrustedCertificates": "ca.pem"}
+            settings |= {f"DicomTls{name}": str(self.folder / file) for name, file in files.items()}
+        path.write_text(json.dumps(settings), encoding="utf-8")
+        return path
 
 
 class _TlsServed(Served):
@@ -127,6 +163,21 @@ class _TlsServed(Served):
 _FILES: Final = {"certificate_file": "coffer.pem", "key_file": "coffer.key.pem", "ca_file": "ca.pem"}
 
 
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    time.sleep(0.2)  # what is done after the last answer
+
+
+def _others(site: _Site, study: _Study, folder: Path) -> Iterator[tuple[str, bool, float]]:
+    """What receiving a study costs other programs: name, with TLS or without, seconds of CPU."""
+    for name in ("storescp", "Orthanc"):
+        for tls in (False, True):
+            with site.receiver(folder / f"{name}-{tls}", tls=tls, orthanc=name == "Orthanc") as (pid, port):
+                before = cpu_seconds(pid)
+                _run(site.sending(study, port, tls=tls))
+                yield name, tls, cpu_seconds(pid) - before
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,7 +185,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     rng = np.random.default_rng(1)
-    spent: dict[tuple[str, bool], list[float]] = {(way, tls): [] for way in ("in", "out") for tls in (False, True)}
+    spent: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    ending: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         site = _Site(folder)
@@ -143,14 +195,22 @@ def main() -> None:
             for number in range(given.rounds):
                 for tls in (False, True):
                     study = _study(folder / f"{number}-{tls}", given.objects, rng)
-                    spent["in", tls].append(site.store(study, tls=tls))
-                    spent["out", tls].append(site.move(study, tls=tls))
-    for way in ("in", "out"):
+                    for way, measure in (("in", site.store), ("out", site.move)):
+                        all_of_it, of_tls = measure(study, tls=tls)
+                        spent[way, tls].append(all_of_it)
+                        if tls:
+                            ending[way].append(of_tls)
+                other = folder / f"{number}-others"
+                other.mkdir()
+                for name, tls, seconds in _others(site, study, other):
+                    spent[name, tls].append(seconds)
+    for way in ("in", "out", "storescp", "Orthanc"):
         plain, with_tls = (statistics.median(spent[way, tls]) / given.objects * 1e3 for tls in (False, True))
-        best = (min(spent[way, True]) - min(spent[way, False])) / given.objects * 1e3
-        print(
-            f"{way:4} plain {plain:.2f} ms  TLS {with_tls:.2f} ms  more {with_tls - plain:.2f} ms  best {best:.2f} ms"
-        )
+        told = f"{way:8} plain {plain:.2f} ms  TLS {with_tls:.2f} ms  more {with_tls - plain:.2f} ms"
+        if way in ending:
+            best, median = (each(ending[way]) / given.objects * 1e3 for each in (min, statistics.median))
+            told += f"  process that ends TLS: median {median:.2f} ms, best {best:.2f} ms"
+        print(told)
 
 
 if __name__ == "__main__":

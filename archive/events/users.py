@@ -12,12 +12,14 @@ __all__ = ["UsersLoaded"]
 
 
 class UsersLoaded(Event, frozen=True, kw_only=True):
-    """A server began to serve with a list of users: an earlier list that comes back is seen."""
+    """A server or a command began to work under a list of users: an earlier list that comes back is seen."""
 
     code = "users.loaded"
+    version = 2
 
     users_hash: Annotated[
         Hex32 | None, doc("the SHA-256 of `users.toml`; null: no users, and everybody on the network may do everything")
     ]
     users: Annotated[Count, doc("how many users it has")]
     single_officer: Annotated[Flag, doc("whether one person may hold roles that exclude each other")]
+    treatment_without_consent: Annotated[Flag, doc("whether consent is not asked for where patients are treated")]

@@ -55,10 +55,10 @@ def _rank(attribute: Attribute) -> tuple[int, int]:
     return (4 if attribute.vr in LONG_TEXTS else 3 if attribute.vr == "SQ" else 2), attribute.level
 
 
-_BY_RANK: Final = tuple(
-    (a.tag, a.vr, a.level, ENTRY_BYTES if a.vr in LONG_TEXTS else ATTRIBUTE_BYTES)
-    for a in sorted(ATTRIBUTES.values(), key=_rank)
-)
+_RANKED: Final = {
+    a.tag: (rank, a.tag, a.vr, a.level, ENTRY_BYTES if a.vr in LONG_TEXTS else ATTRIBUTE_BYTES)
+    for rank, a in enumerate(sorted(ATTRIBUTES.values(), key=_rank))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ def extract(header: DataSetHeader, identity: Identity) -> InstanceEntry:
     keeper = ValueKeeper(header)
     by_level: tuple[Stored, Stored, Stored, Stored] = ({}, {}, {}, {})
     elements = header.elements
-    for tag, vr, level, room in _BY_RANK:
-        element = elements.get(tag)
-        if element is not None and (element.raw or element.items):
+    for _, tag, vr, level, room in sorted(map(_RANKED.__getitem__, elements.keys() & _RANKED.keys())):
+        element = elements[tag]
+        if element.raw or element.items:
             values = keeper.items(tag, element) if vr == "SQ" else keeper.values(tag, vr, element, room)
             if values:
                 by_level[level][tag] = values

@@ -17,7 +17,7 @@ class PeerCertificate:
     order (RFC 5280 4.2.1.6), each with its kind: `DNS:`, `IP:`, `URI:` or `email:`. `spki_sha256` is the SHA-256 of the
     DER-encoded SubjectPublicKeyInfo, in 64 lower-case hex digits: it stays the same when a certificate is renewed for
     the same key. `serial` is the serial number in lower-case hex digits without leading zeros. `not_after` is the end
-    of its validity, in seconds since 1970 UTC.
+    of its validity, in seconds since 1970 UTC. `sha256` is that of the whole certificate, DER-encoded, in hex digits.
     """
 
     subject: str
@@ -26,3 +26,4 @@ class PeerCertificate:
     spki_sha256: str
     serial: str
     not_after: int
+    sha256: str

@@ -15,7 +15,7 @@ from coffer.archive.events.officer import Officer, display_name
 from coffer.keys.errors import InputError
 from coffer.server.access.certificate import PeerCertificate
 
-__all__ = ["Principal", "PrincipalKind"]
+__all__ = ["Principal", "PrincipalKind", "Proof"]
 
 _LONGEST: Final = 64
 
@@ -29,6 +29,15 @@ class PrincipalKind(StrEnum):
     CLIENT = "client"
 
 
+class Proof(StrEnum):
+    """What proved a peer or client to be a user."""
+
+    CERTIFICATE = "certificate"
+    PASSWORD = "password"  # noqa: S105  # the word
+    TOKEN = "token"  # noqa: S105
+    ADDRESS = "address"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who acts, as it is recorded.
@@ -37,7 +46,8 @@ class Principal:
     one under which objects enter and leave: a peer's own, or the archive's for an operator on its host. `called_ae` and
     `host` belong to a peer (titles as in the association request), `account` to a person or a service. `certificate` is
     what a peer proved over TLS; None without TLS, or where none was asked for. `user` is the name of the user that a
-    door has proved the peer or the client to be; a person's follows from the account.
+    door has proved the peer or the client to be; a person's follows from the account. `proof` is what proved it, one of
+    the words of `Proof`, and `subject` that of the token, if it was one.
     """
 
     kind: PrincipalKind
@@ -48,6 +58,8 @@ class Principal:
     account: str = ""
     certificate: PeerCertificate | None = None
     user: str = ""
+    proof: Proof | None = None
+    subject: str = ""
 
     @classmethod
     def peer(

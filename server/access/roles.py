@@ -12,7 +12,7 @@ from typing import Final
 
 from coffer.server.access.action import Action as Do
 
-__all__ = ["CONFLICTS", "GRANTS", "LISTING", "REPORTS", "Duty", "Grant", "Limit", "Role", "conflict"]
+__all__ = ["CONFLICTS", "GRANTS", "LISTING", "REPORTS", "TREATING", "Duty", "Grant", "Limit", "Role", "conflict"]
 
 
 class Duty(StrEnum):
@@ -127,6 +127,9 @@ GRANTS: Final[Mapping[Role, Mapping[Do, Grant]]] = MappingProxyType({
     Role.REPLICA: {Do.REPLICATE: _LATER},
     Role.CLERK: {**_NETWORK, Do.FIND: Grant(limits=frozenset({Limit.LISTING}))},
 })  # fmt: skip
+
+# The roles whose purpose is treatment: a site may declare that this needs no consent of the patient. Research does.
+TREATING: Final = frozenset({Role.PACS, Role.RADIOLOGIST, Role.REFERRING})
 
 # Who runs the archive, who holds its keys and who checks both are three people; nobody who sees data without names
 # holds the key to the names.

@@ -75,9 +75,14 @@ class Permit:
         missing = next((duty for duty in _UNFULFILLED if duty in self.duties and duty not in fulfils), None)
         if missing is None:
             return self
-        return Deny(DenialReason(missing.value), _UNFULFILLED[missing], _EXPLAIN)
+        hint = _EXPLAIN if missing is not Duty.CONSENT or Duty.DEIDENTIFY in self.duties else _CONSENT
+        return Deny(DenialReason(missing.value), _UNFULFILLED[missing], hint)
 
 
+_CONSENT: Final = (
+    "where the law lets you treat patients without asking each, an admin may set treatment_without_consent = true at "
+    "the top of users.toml, which is recorded and shown; docs/security/roles.md says what it opens"
+)
 _EXPLAIN: Final = "coffer access explain shows what a user may do, and by which rule"
 
 
@@ -125,7 +130,7 @@ class AccessRules:
                 "no user of this archive was proved to be there",
                 "an admin adds one with coffer users add, or what proves an existing one with coffer users change",
             )
-        grant = user.grant(asked.action)
+        grant = users.grant(user, asked.action)
         if grant is None:
             roles = ", ".join(sorted(user.roles))
             return Deny(DenialReason.ROLE, f"the role {roles} does not permit {asked.action}", _EXPLAIN)
@@ -156,7 +161,7 @@ class AccessRules:
             return Deny(DenialReason.DESTINATION_LIMIT, f"{user.name} may not send to {ae_title}", _EXPLAIN)
         reached = self.directory.with_title(ae_title)
         for each in reached:
-            grant = each.grant(Action.RETRIEVE)
+            grant = self.directory.grant(each, Action.RETRIEVE)
             if grant is None:
                 break
             permit &= Permit.within(grant.duties, each.scope(Action.RETRIEVE, grant.limits))

@@ -5,14 +5,14 @@ means the open role: whoever reaches the archive may do what the rules without r
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from coffer.keys.errors import AccessDeniedError, ConfigError
 from coffer.server.access.action import Action
 from coffer.server.access.certificate import PeerCertificate
-from coffer.server.access.principal import Principal, PrincipalKind
-from coffer.server.access.roles import GRANTS, LISTING, REPORTS, Grant, Limit, Role, conflict
+from coffer.server.access.principal import Principal, PrincipalKind, Proof
+from coffer.server.access.roles import GRANTS, LISTING, REPORTS, TREATING, Duty, Grant, Limit, Role, conflict
 from coffer.server.access.scope import EVERYTHING, Scope
 
 __all__ = ["NOBODY", "OPEN_ROLE", "Directory", "User"]
@@ -44,9 +44,15 @@ class User:
     destinations: frozenset[str] | None = None
     attributes: frozenset[int] | None = None
 
-    def grant(self, action: Action) -> Grant | None:
-        """What the roles grant for an action; of several grants the one with the fewest duties, then limits."""
-        grants = [GRANTS[role][action] for role in sorted(self.roles) if action in GRANTS[role]]
+    def grant(self, action: Action, *, treats_without_consent: bool = False) -> Grant | None:
+        """What the roles grant for an action; of several grants the one with the fewest duties, then limits.
+        `treats_without_consent`: the site declares that treatment needs no consent."""
+        lifted = frozenset({Duty.CONSENT}) if treats_without_consent else frozenset()
+        grants = [
+            replace(grant, duties=grant.duties - lifted) if role in TREATING else grant
+            for role in sorted(self.roles)
+            if (grant := GRANTS[role].get(action)) is not None
+        ]
         return min(grants, key=lambda one: (len(one.duties), len(one.limits)), default=None)
 
     def scope(self, action: Action, limits: frozenset[Limit]) -> Scope:
@@ -74,6 +80,21 @@ class User:
         named = (f"{certificate.issuer} | {name}" for name in certificate.names)
         return certificate.spki_sha256 in self.certificates or not self.certificates.isdisjoint(named)
 
+    def still_is(self, who: Principal) -> bool:
+        """Whether what proved a peer or client, and the title that it calls itself by, are this user's now. A password
+        is not kept beside an association: one that was changed counts for the next."""
+        if who.kind is PrincipalKind.PEER and who.proof is not None and who.ae_title not in self.ae_titles:
+            return False
+        match who.proof:
+            case Proof.CERTIFICATE:
+                return who.certificate is not None and self.is_proved_by(who.certificate)
+            case Proof.TOKEN:
+                return who.subject in self.subjects
+            case Proof.ADDRESS:
+                return who.host in self.addresses
+            case _:
+                return True
+
     @property
     def may_change_roles(self) -> bool:
         """Whether this user can run `coffer users` on the archive's host."""
@@ -84,16 +105,32 @@ class User:
 class Directory:
     """All users. `owner` is the account that owns the file, the one that the server runs under; it may start the
     server without being a user. `single_officer`: one person may hold roles that exclude each other, and approve what
-    they requested; this is recorded in the log and shown."""
+    they requested. `treatment_without_consent`: this site declares that its law lets it treat patients without asking
+    each for consent. Both are recorded in the log and shown."""
 
     users: tuple[User, ...] = ()
     single_officer: bool = False
     owner: str = ""
     sha256: str = ""  # of the file that it was read from, in hex
+    treatment_without_consent: bool = False
     _by_name: dict[str, User] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_name.update((user.name.casefold(), user) for user in self.users)
+
+    def grant(self, user: User, action: Action) -> Grant | None:
+        """What a user's roles grant for an action at this site."""
+        return user.grant(action, treats_without_consent=self.treatment_without_consent)
+
+    def concerns(self) -> list[str]:
+        """What this site has declared that loosens a rule, for a human to look at."""
+        told = {
+            "single_officer = true: one person may hold roles that exclude each other": self.single_officer,
+            "treatment_without_consent = true: consent is not asked for where patients are treated": (
+                self.treatment_without_consent
+            ),
+        }
+        return [each for each, is_so in told.items() if is_so]
 
     @property
     def is_open(self) -> bool:
@@ -105,9 +142,11 @@ class Directory:
         return self._by_name.get(name.casefold())
 
     def of(self, who: Principal) -> User | None:
-        """The user that a principal was proved to be: by a door, or for a person by the account."""
+        """The user that a principal was proved to be: by a door, or for a person by the account. What proved it must
+        still be that user's: an association lasts longer than the list that it began under."""
         if who.user:
-            return self.named(who.user)
+            user = self.named(who.user)
+            return user if user is not None and user.still_is(who) else None
         return self.with_account(who.account) if who.kind is PrincipalKind.PERSON else None
 
     def with_account(self, account: str) -> User | None:

@@ -63,6 +63,7 @@ class _Entry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defa
 class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     version: int
     single_officer: bool = False
+    treatment_without_consent: bool = False
     users: list[_Entry] = []
 
 
@@ -83,7 +84,8 @@ def decode(data: bytes) -> StoredUsers:
     if file.version != _VERSION:
         raise ConfigError(f"the {_WHAT} has version {file.version}, not {_VERSION}", hint=_REMEDY)
     users = tuple(_user(entry) for entry in file.users)
-    directory = Directory(users, file.single_officer, sha256=hashlib.sha256(data).hexdigest())
+    declared = {name: getattr(file, name) for name in _DECLARED}
+    directory = Directory(users, **declared, sha256=hashlib.sha256(data).hexdigest())
     directory.require_sound()
     return StoredUsers(directory, {entry.name: entry.password for entry in file.users if entry.password})
 
@@ -91,7 +93,8 @@ def decode(data: bytes) -> StoredUsers:
 def encode(stored: StoredUsers) -> bytes:
     """The file of these users; `decode` returns them again."""
     entries = [_entry(user, stored.passwords.get(user.name, "")) for user in stored.directory.users]
-    file = _File(version=_VERSION, single_officer=stored.directory.single_officer, users=entries)
+    declared = {name: getattr(stored.directory, name) for name in _DECLARED}
+    file = _File(version=_VERSION, users=entries, **declared)
     return (_HEADER + tomli_w.dumps(msgspec.to_builtins(file))).encode()
 
 
@@ -155,6 +158,7 @@ def _entry(user: User, password: str) -> _Entry:
     )
 
 
+_DECLARED: Final = ("single_officer", "treatment_without_consent")  # of the site
 _SETS: Final = ("ae_titles", "certificates", "addresses", "accounts", "subjects")
 _LIMITS: Final = ("modalities", "patients", "destinations")
 

@@ -116,6 +116,7 @@ class Admitted:
         from coffer.server.keyops.key_change import changing_keys
 
         with changing_keys(self.config) as archive:
+            self._record_users(archive)
             if not may_lag and not isinstance(archive, WritableArchive):
                 require_level(archive)
             yield archive
@@ -124,19 +125,37 @@ class Admitted:
         """The archive, open as its one writer. Raises the same errors as `server.engine.opening.open_writer`."""
         from coffer.server.engine.opening import open_writer
 
-        return open_writer(self.config)
+        archive = self._recorded(open_writer(self.config))
+        archive.deliver()
+        return archive
 
     def open_past_mark(self) -> WritableArchive:
         """As `open_writer`, whatever the mark outside the folder says."""
         from coffer.server.engine.opening import open_past_mark
 
-        return open_past_mark(self.config)
+        return self._recorded(open_past_mark(self.config))
 
     def open_for_rebuild(self) -> WritableArchive:
         """As `open_writer`, with an empty index."""
         from coffer.server.engine.opening import open_for_rebuild
 
-        return open_for_rebuild(self.config)
+        return self._recorded(open_for_rebuild(self.config))
+
+    def _recorded(self, archive: WritableArchive) -> WritableArchive:
+        try:
+            self._record_users(archive)
+        except BaseException:
+            archive.close()
+            raise
+        return archive
+
+    def _record_users(self, archive: KeyAdminArchive) -> None:
+        """Leave the hash of the users for the log before anything else is: a list put back is seen by what is done
+        under it. A command that only reads can record nothing."""
+        if not self.policy.directory.is_open:
+            from coffer.server.mailbox.users_record import record_users
+
+            record_users(archive.keyring, self.policy.directory)
 
 
 def admit(config: Config, action: Action, officer: str | None = None, *, resource: Resource | None = None) -> Admitted:

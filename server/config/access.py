@@ -40,3 +40,12 @@ class Access(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_audience: Annotated[
         Issuer, Meta(description="What a token must state as `aud`. Empty: Coffer's own AE title.")
     ] = ""
+    token_seconds: Annotated[
+        int,
+        Meta(
+            ge=60,
+            le=86_400,
+            description="The longest life of a token, from now to `exp`, and from `iat` where it states that. Whoever "
+            "reads one may use it until it expires.",
+        ),
+    ] = 600

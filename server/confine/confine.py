@@ -33,10 +33,11 @@ def confine(needs: Needs) -> tuple[str, ...]:
         lacking += landlock.restrict(needs, landlock.version())
     except OSError as error:
         lacking.append(f"files, ports and signals (Landlock: {error.strerror})")
-    if platform.machine() != seccomp.MACHINE:
-        return (*lacking, f"system calls (no filter for {platform.machine()})")
+    machine = platform.machine()
+    if machine not in seccomp.MACHINES:
+        return (*lacking, f"system calls (no filter for {machine})")
     try:
-        kernel.set_filter(seccomp.program(needs, os.getpid()))
+        kernel.set_filter(seccomp.program(machine, needs, os.getpid()))
     except OSError as error:
         lacking.append(f"system calls (seccomp: {error.strerror})")
     return tuple(lacking)

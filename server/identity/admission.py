@@ -8,13 +8,14 @@ if the connection is encrypted. Failures are counted by user and by address, and
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from coffer.keys.errors import AccessDeniedError
 from coffer.server.access.action import Action
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import Policy
-from coffer.server.access.principal import Principal
+from coffer.server.access.principal import Principal, Proof
 from coffer.server.access.users import User
 from coffer.server.access.users_file import StoredUsers
 from coffer.server.identity.claim import AssociationClaim, IdentityType, Refusal, UserIdentity
@@ -37,6 +38,38 @@ class Connected:
     host: str
     certificate: PeerCertificate | None = None
     is_encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A user, and what proved it."""
+
+    user: User
+    proof: Proof
+    subject: str = ""
+
+    @classmethod
+    def of(cls, user: User | None, proof: Proof, subject: str = "") -> "_Found | None":
+        """The same for a user that may not have been found."""
+        return None if user is None else cls(user, proof, subject)
+
+    def as_user(self, who: Principal) -> Principal:
+        """The principal who was proved so."""
+        return replace(
+            who, name=who.name or self.user.name, user=self.user.name, proof=self.proof, subject=self.subject
+        )
+
+
+def _origin(host: str) -> str:
+    """What failures from an address count for: itself, or with IPv6 its network of 64 bits, all of whose addresses one
+    machine can have (RFC 4291 2.5.4)."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return f"address {host}"
+    if isinstance(address, IPv6Address):
+        return f"network {ip_network((address, 64), strict=False)}"
+    return f"address {address}"
 
 
 class Admission:
@@ -75,12 +108,12 @@ class Admission:
         """
         peer = Principal.peer(claim.calling_ae, claim.called_ae, by.host, by.certificate)
         if not self._users.is_open:
-            user = self._caller(claim, by)
-            if user is None:
+            found = self._caller(claim, by)
+            if found is None:
                 self._refused(Refusal.IDENTITY, claim, by)
                 return Refusal.IDENTITY
-            peer = replace(peer, user=user.name)
-            if claim.calling_ae not in user.ae_titles:
+            peer = found.as_user(peer)
+            if claim.calling_ae not in found.user.ae_titles:
                 self._refused(Refusal.CALLING_AE, claim, by)
                 return Refusal.CALLING_AE
         try:
@@ -103,25 +136,28 @@ class Admission:
 
     def request(self, authorization: str, by: Connected) -> Principal:
         """Who sends an HTTP request with this `Authorization` header; without a `user` where nobody was proved."""
-        user = self._by_certificate(by)
-        if user is None and authorization.lower().startswith(_BEARER) and by.is_encrypted:
-            user = self._by_token(authorization[len(_BEARER) :].strip().encode(), by)
-        return Principal.client(user.name if user else "", by.host, by.certificate)
+        found = self._by_certificate(by)
+        if found is None and authorization.lower().startswith(_BEARER) and by.is_encrypted:
+            found = self._by_token(authorization[len(_BEARER) :].strip().encode(), by)
+        client = Principal.client("", by.host, by.certificate)
+        return client if found is None else found.as_user(client)
 
-    def _caller(self, claim: AssociationClaim, by: Connected) -> User | None:
+    def _caller(self, claim: AssociationClaim, by: Connected) -> "_Found | None":
         if claim.identity is not None and claim.identity.kind != IdentityType.USERNAME:
-            user = self._by_identity(claim.identity, by)
+            found = self._by_identity(claim.identity, by)
             # Whose certificate it is must be who logs in, if it is anybody's.
             holder = self._by_certificate(by)
-            return user if holder is None or holder == user else None
+            return found if found is None or holder is None or holder.user == found.user else None
         if by.certificate is not None:
             return self._by_certificate(by)
-        return self._users.at(claim.calling_ae, by.host)
+        return _Found.of(self._users.at(claim.calling_ae, by.host), Proof.ADDRESS)
 
-    def _by_certificate(self, by: Connected) -> User | None:
-        return None if by.certificate is None else self._users.with_certificate(by.certificate)
+    def _by_certificate(self, by: Connected) -> "_Found | None":
+        if by.certificate is None:
+            return None
+        return _Found.of(self._users.with_certificate(by.certificate), Proof.CERTIFICATE)
 
-    def _by_identity(self, identity: UserIdentity, by: Connected) -> User | None:
+    def _by_identity(self, identity: UserIdentity, by: Connected) -> "_Found | None":
         if not by.is_encrypted:
             return None
         if identity.kind == IdentityType.TOKEN:
@@ -130,27 +166,27 @@ class Admission:
             return self._by_password(identity, by)
         return None
 
-    def _by_password(self, identity: UserIdentity, by: Connected) -> User | None:
+    def _by_password(self, identity: UserIdentity, by: Connected) -> "_Found | None":
         name = identity.primary.decode("utf-8", "replace")
         user = self._users.named(name)
-        counted = f"user {name.casefold()[:64]}", f"address {by.host}"
+        counted = f"user {name.casefold()[:64]}", _origin(by.host)
         if self._throttle.waits(counted):
             return None
         if not is_right(identity.secondary, self._passwords.get(user.name) if user else None):
             self._failed(*counted)
             return None
         self._throttle.succeeded(counted[0])
-        return user
+        return _Found.of(user, Proof.PASSWORD)
 
-    def _by_token(self, token: bytes, by: Connected) -> User | None:
-        counted = f"address {by.host}"
+    def _by_token(self, token: bytes, by: Connected) -> "_Found | None":
+        counted = _origin(by.host)
         if self._tokens is None or self._throttle.waits((counted,)):
             return None
-        subject = self._tokens.subject(token, int(self._clock()))
+        subject = self._tokens.subject(token, int(self._clock()), by.certificate)
         user = None if subject is None else self._users.with_subject(subject)
         if user is None:
             self._failed(counted)
-        return user
+        return _Found.of(user, Proof.TOKEN, subject or "")
 
     def _failed(self, *names: str) -> None:
         self._throttle.failed(names)

@@ -18,6 +18,7 @@ __all__ = ["hashed", "is_right"]
 _SALT, _LENGTH, _PASSES, _LANES, _KIB = 16, 32, 3, 1, 64 * 1024  # RFC 9106 4, the second choice; one thread
 _SHORTEST: Final = 12
 _LONGEST: Final = 1024
+_UTF8: Final = 4  # bytes of a character at most
 
 
 def hashed(password: str) -> str:
@@ -30,11 +31,12 @@ def hashed(password: str) -> str:
 
 def is_right(password: bytes, phc: str | None) -> bool:
     """Whether a password (UTF-8) has this hash; without one it has not, after as much work."""
+    fits = len(password) <= _LONGEST * _UTF8
     try:
-        Argon2id.verify_phc_encoded(password[:_LONGEST], _nobodys() if phc is None else phc)
+        Argon2id.verify_phc_encoded(password if fits else b"", _nobodys() if phc is None else phc)
     except InvalidKey:
         return False
-    return phc is not None
+    return fits and phc is not None
 
 
 @lru_cache(1)

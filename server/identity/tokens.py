@@ -18,15 +18,16 @@ from joserfc.jwk import KeySet
 
 from coffer.keys.disk import permissions
 from coffer.keys.errors import ConfigError
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.settings import Config
 
 __all__ = ["Tokens", "read_tokens"]
 
 _ALGORITHMS: Final = ["ES256", "Ed25519", "EdDSA", "PS256", "RS256"]
 _HEADER: Final = {"alg", "kid", "typ"}
+_TYPES: Final = {"jwt", "at+jwt", "application/at+jwt"}  # RFC 7519 5.1, RFC 9068 4; no ID of a logout, no request
 _MOST_BYTES: Final = 1 << 20
 _LONGEST_TOKEN: Final = 16 << 10
-_LONGEST_LIFE_SECONDS: Final = 3600
 _REMEDY: Final = "put the issuer's public keys there, as it publishes them (jwks_uri)"
 
 
@@ -37,9 +38,15 @@ class Tokens:
     keys: KeySet
     issuer: str
     audience: str
+    longest_seconds: int
 
-    def subject(self, token: bytes, now: int) -> str | None:
-        """The subject that a token proves at `now` (seconds since 1970 UTC); None if it proves nothing."""
+    def subject(self, token: bytes, now: int, certificate: PeerCertificate | None = None) -> str | None:
+        """The subject that a token proves at `now` (seconds since 1970 UTC) over a connection that proved
+        `certificate`; None if it proves nothing.
+
+        It lives for `longest_seconds` at most, and may be used again meanwhile. One that is bound to a certificate
+        (RFC 8705 3.1) proves nothing without it.
+        """
         if len(token) > _LONGEST_TOKEN or not _has_plain_header(token):
             return None
         claims = jwt.JWTClaimsRegistry(
@@ -55,8 +62,10 @@ class Tokens:
         except (JoseError, ValueError, TypeError, KeyError):
             return None
         subject, expires = found.claims["sub"], found.claims["exp"]
-        is_short = isinstance(expires, int) and expires <= now + _LONGEST_LIFE_SECONDS
-        return subject if is_short and isinstance(subject, str) and subject else None
+        begun = found.claims.get("iat", now)
+        is_short = isinstance(expires, int) and max(expires - now, expires - begun) <= self.longest_seconds
+        is_bearers = _is_bound_to(found.claims.get("cnf"), certificate)
+        return subject if is_short and is_bearers and isinstance(subject, str) and subject else None
 
 
 def read_tokens(config: Config) -> Tokens | None:
@@ -68,7 +77,19 @@ def read_tokens(config: Config) -> Tokens | None:
     if access.jwks is None:
         return None
     keys = KeySet.import_key_set(_public_keys(access.jwks))
-    return Tokens(keys, access.token_issuer, access.token_audience or config.dimse.ae_title)
+    audience = access.token_audience or config.dimse.ae_title
+    return Tokens(keys, access.token_issuer, audience, access.token_seconds)
+
+
+def _is_bound_to(confirmation: Any, certificate: PeerCertificate | None) -> bool:
+    """Whether a token that states this `cnf` (RFC 7800 3.1) may be used over a connection. What binds it in another way
+    cannot be checked here, so it may not."""
+    if confirmation is None:
+        return True
+    if certificate is None or not isinstance(confirmation, dict):
+        return False
+    thumbprint = base64.urlsafe_b64encode(bytes.fromhex(certificate.sha256)).rstrip(b"=").decode()
+    return confirmation == {"x5t#S256": thumbprint}
 
 
 def _public_keys(path: Path) -> Any:
@@ -87,10 +108,12 @@ def _public_keys(path: Path) -> Any:
 
 
 def _has_plain_header(token: bytes) -> bool:
-    """Whether the header names nothing but algorithm, key id and type."""
+    """Whether the header names nothing but algorithm, key id and the type of a token of access."""
     head = token.partition(b".")[0]
     try:
         header = json.loads(base64.urlsafe_b64decode(head + b"=" * (-len(head) % 4)))
     except (binascii.Error, ValueError):
         return False
-    return isinstance(header, dict) and set(header) <= _HEADER and header.get("alg") in _ALGORITHMS
+    if not isinstance(header, dict) or not set(header) <= _HEADER or header.get("alg") not in _ALGORITHMS:
+        return False
+    return str(header.get("typ", "jwt")).lower() in _TYPES

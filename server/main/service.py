@@ -11,12 +11,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from coffer.archive.body.allocator import keep_objects
-from coffer.archive.events.recorded import Occurrence
-from coffer.archive.events.users import UsersLoaded
 from coffer.archive.repair import planted
-from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError, ConfigError, UnavailableError
-from coffer.keys.mailbox import events
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import policy_of
 from coffer.server.access.users_file import read_users
@@ -39,6 +35,7 @@ from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
+from coffer.server.mailbox.users_record import record_users
 from coffer.server.main.exposure import exposed, require_covered
 from coffer.server.main.known_peers import KnownPeersJob
 from coffer.server.maintenance.index_job import IndexJob
@@ -193,11 +190,8 @@ class Server:
     def _record_users(self, archive: WritableArchive) -> None:
         """Leave the hash of the users for the log, durable on return: a removed user who comes back is seen. Without
         users there is something to record only if the network was let in all the same."""
-        users = self._users
-        if users.is_open and not self._exposed:
-            return
-        said = UsersLoaded(users_hash=users.sha256 or None, users=len(users.users), single_officer=users.single_officer)
-        events.leave(archive.keyring, [archive.enclosed(Occurrence(said, clock_ms()))])
+        if not self._users.is_open or self._exposed:
+            record_users(archive.keyring, self._users)
 
     def _open_doors(self, services: WriterServices) -> None:
         self._jobs.need(self._workers.start(services, self._admission))
@@ -288,8 +282,7 @@ class Server:
             concerns.append(
                 f"there are no users: everybody on the network may do everything ({', '.join(self._exposed)})"
             )
-        if self._users.single_officer:
-            concerns.append("single_officer = true: one person may hold roles that exclude each other")
+        concerns += self._users.concerns()
         if archive is not None:
             concerns += [*archive.concerns(), *planted.concerns(archive.folder)]
             if not archive.is_checked:

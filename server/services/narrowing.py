@@ -20,6 +20,7 @@ __all__ = ["Narrowing"]
 
 _UIDS: Final = frozenset({a.STUDY_UID, a.SERIES_UID, a.SOP_INSTANCE})
 _COUNTS: Final = frozenset({a.PATIENT_STUDIES, a.PATIENT_SERIES, a.PATIENT_INSTANCES})
+_STUDY_COUNTS: Final = frozenset({a.STUDY_SERIES, a.STUDY_INSTANCES})  # which count series of every modality
 _ASKED: Final = frozenset({a.SPECIFIC_CHARACTER_SET, a.QUERY_RETRIEVE_LEVEL, 0x00080054, 0x00080056})
 _NARROWER: Final = "query at study level; coffer access explain shows the limits of a user"
 
@@ -38,7 +39,9 @@ class Narrowing:
         """Whether an attribute may be asked for and returned. The UIDs may: without them nothing can be named."""
         if not self._scopes or tag in _UIDS or tag in _ASKED:
             return True
-        return tag not in _COUNTS and all(scope.shows(tag) for scope in self._scopes)
+        if tag in _COUNTS or (tag in _STUDY_COUNTS and any(scope.modalities is not None for scope in self._scopes)):
+            return False
+        return all(scope.shows(tag) for scope in self._scopes)
 
     def matches(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values] | None]:
         """As `Index.query_in_steps`, without what lies outside; attributes that are not shown are not in the rows.

@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
 from coffer.server.access.certificate import PeerCertificate
 
@@ -32,6 +32,7 @@ def peer_certificate(certificate: x509.Certificate) -> PeerCertificate:
         spki_sha256(certificate),
         f"{certificate.serial_number:x}",
         int(certificate.not_valid_after_utc.timestamp()),
+        certificate.fingerprint(hashes.SHA256()).hex(),
     )
 
 

@@ -353,6 +353,7 @@ class HttpServer:
                 access_log=False,
                 backlog=_BACKLOG,
                 server_header=False,
+                proxy_headers=False,  # who calls is what the connection says, and not what a header claims
                 h11_max_incomplete_event_size=_HEADER_BYTES,
                 timeout_graceful_shutdown=_STOP_SECONDS,
                 **options,

@@ -123,20 +123,28 @@ def _message(data: bytes) -> None:
 
 
 def _identifier(data: bytes) -> None:
-    """The identifier of a query, in every transfer syntax."""
-    for implicit, big_endian in ((True, False), (False, False), (False, True)):
-        with contextlib.suppress(InputError):
-            found = headers.decode_identifier(data, implicit=implicit, big_endian=big_endian)
-            encode_identifier(found.values, found.charset, implicit=implicit)
+    """The identifier of a query; the first byte chooses the transfer syntax."""
+    implicit, big_endian = ((True, False), (False, False), (False, True))[data[0] % 3 if data else 0]
+    with contextlib.suppress(InputError):
+        found = headers.decode_identifier(data[1:], implicit=implicit, big_endian=big_endian)
+        encode_identifier(found.values, found.charset, implicit=implicit)
 
 
 def _header(data: bytes) -> None:
-    """The header of a data set, and what the index keeps of it; the first byte chooses the transfer syntax."""
+    """The header of a data set, and what the index keeps of it; the first byte chooses the transfer syntax, and whether
+    the rest has yet to arrive."""
     syntaxes = (IMPLICIT_LE, EXPLICIT_LE, "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.50")
     syntax, rest = syntaxes[data[0] % len(syntaxes)] if data else EXPLICIT_LE, data[1:]
-    found = headers.scan(lambda start, stop: rest[start:stop], len(rest), syntax, _HEADER_LIMITS)
-    assert could_be_extracted(extract(found, Identity(CT, "1.2.3")))
-    headers.scan_early(lambda start, stop: rest[start:stop], syntax, _HEADER_LIMITS)
+
+    def read(start: int, stop: int) -> bytes:
+        return rest[start:stop]
+
+    if data[:1] >= b"\x80":
+        found = headers.scan_early(read, syntax, _HEADER_LIMITS)
+    else:
+        found = headers.scan(read, len(rest), syntax, _HEADER_LIMITS)
+    if found is not None:
+        assert could_be_extracted(extract(found, Identity(CT, "1.2.3")))
 
 
 def _pdus() -> tuple[bytes, ...]:
@@ -163,7 +171,8 @@ def _headers() -> tuple[bytes, ...]:
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = deflater.compress(plain) + deflater.flush()
     pixels = b"\xe0\x7f\x10\x00OW\x00\x00\x04\x00\x00\x00\x01\x02\x03\x04"
-    return b"\0" + _dataset(implicit=True), b"\1" + plain + pixels, b"\3" + deflated, b"\2" + plain
+    early = bytes([0x80 + -0x80 % 5 + 1]) + plain + pixels
+    return b"\0" + _dataset(implicit=True), b"\1" + plain + pixels, b"\3" + deflated, b"\2" + plain, early
 
 
 def _messages() -> tuple[bytes, ...]:
@@ -189,6 +198,6 @@ def _messages() -> tuple[bytes, ...]:
 TARGETS: Final = {
     "pdu": Target(_association, _pdus()),
     "message": Target(_message, _messages()),
-    "identifier": Target(_identifier, (_dataset(implicit=True), _dataset(implicit=False))),
+    "identifier": Target(_identifier, (b"\0" + _dataset(implicit=True), b"\1" + _dataset(implicit=False))),
     "header": Target(_header, _headers()),
 }

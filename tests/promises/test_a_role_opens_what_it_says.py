@@ -152,10 +152,14 @@ def test_nobody_calls_itself_what_it_is_not(site: Config) -> None:
         assert (refused.value.kind, refused.value.body[1:]) == (3, bytes((1, 1, 1)))
 
 
+def bearer(role: str) -> dict[str, str]:
+    claims = {"iss": "id", "aud": "COFFER", "sub": role, "exp": int(time.time()) + 300}
+    return {"authorization": f"Bearer {jwt.encode({'alg': 'ES256', 'kid': 'k'}, claims, KEY)}"}
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_at_the_http_door(site: Config, role: str) -> None:
-    claims = {"iss": "id", "aud": "COFFER", "sub": role, "exp": int(time.time()) + 300}
-    headers = {"authorization": f"Bearer {jwt.encode({'alg': 'ES256', 'kid': 'k'}, claims, KEY)}"}
+    headers = bearer(role)
     base = f"http://127.0.0.1:{site.http.port}"
     may = cell("monitor", role) in OPEN
     assert httpx.get(f"{base}/metrics", headers=headers, timeout=30).status_code == (200 if may else 403)
@@ -201,6 +205,37 @@ def clerks_view(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     monkeypatch.setattr(account, "login_account", lambda: "clerk")
     found = json.loads(run("find", "--json", "--return", "StudyInstanceUID").stdout)
     return [row for row in found if row["StudyInstanceUID"] in {OWN, OTHERS, OLD}]
+
+
+@pytest.fixture
+def declared(site: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+    """The same server while the site declares that treatment needs no consent; the referring doctor has one patient."""
+    monkeypatch.setattr(account, "login_account", lambda: "")
+    users, before = Path("users.toml"), Path("users.toml").read_text()
+    users.write_text(before.replace("treatment_without_consent = false", "treatment_without_consent = true"))
+    run("reload")
+    yield site
+    users.write_text(before)
+    run("reload")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_a_declared_legal_basis_opens_and_what_it_does_not(declared: Config, role: str) -> None:
+    if cell("associate", role) not in OPEN:
+        return
+    may = cell("retrieve", role) == "consent"
+    gets = [Offer(1, GET, (EXPLICIT_LE,)), Offer(3, CT, (EXPLICIT_LE,), scu=False, scp=True)]
+    with RawRequestor(declared.dimse.port, gets, calling=ae(role)) as peer:
+        keys = encode_identifier({LEVEL: ("STUDY",), STUDY: (OWN,)}, (), implicit=False)
+        peer.request(peer.context(GET), dimse.C_GET, keys)
+        sent: list[Message] = []
+        peer.final(lambda each: sent.append(each) or 0)  # type: ignore[func-returns-value]
+    assert bool(sent) == may
+    status = asked(declared, role, MOVE, dimse.C_MOVE, DESTINATION="PACS")[-1].status
+    # Nobody listens at the destination: what is permitted fails there (A702), or finds no patient of the user's own.
+    assert status == (0xA702 if may else 0 if cell("move", role) == "own + consent" else NOT_AUTHORIZED)
+    degraded = httpx.get(f"http://127.0.0.1:{declared.http.port}/readyz", headers=bearer("monitoring"), timeout=30)
+    assert any("treatment_without_consent" in each for each in degraded.json()["degraded"])
 
 
 def test_whoever_is_no_user_runs_nothing(site: Config, monkeypatch: pytest.MonkeyPatch) -> None:

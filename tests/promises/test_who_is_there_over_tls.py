@@ -15,17 +15,22 @@ from cryptography import x509
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.access.roles import Role
 from coffer.server.access.users import Directory, User
 from coffer.server.access.users_file import StoredUsers, encode
 from coffer.server.config.access import Access
 from coffer.server.config.settings import Config
 from coffer.server.dimse.protocol import associate, negotiation, pdu
+from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.associate import ContextItem, Notices
 from coffer.server.dimse.protocol.connection import Connection
+from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.identity.claim import UserIdentity
 from coffer.server.identity.passwords import hashed
+from coffer.server.main.service import Server
 from coffer.server.tls.peer_certificate import spki_sha256
+from tests.server.dimse.raw_peer import RawRequestor
 from tests.server.tls_site import Pki, cleared, client_context, config_of, connect, serving
 
 KEY = ECKey.generate_key("P-256", {"kid": "k"}, private=True)
@@ -35,7 +40,9 @@ ANSWER = b"\x59\x00\x00\x02\x00\x00"  # PS3.7 Table D.3-15
 
 
 class Site:
-    """A server that takes callers with and without certificates, and its users: ct1, anna, chief."""
+    """A server that takes callers with and without certificates, and its users: ct1, anna, chief, ward."""
+
+    server: Server
 
     def __init__(self, folder: Path) -> None:
         self.pki = Pki(folder / "pki")
@@ -51,7 +58,9 @@ class Site:
 
     def _users(self) -> tuple[User, ...]:
         ct1, chief = (frozenset({_key_of(pair[0])}) for pair in (self.ct1, self.chief))
+        ward = frozenset({"CN=Test authority | DNS:ward.example"})
         return (
+            User(name="ward", roles=frozenset({Role.MODALITY}), ae_titles=frozenset({"WARD"}), certificates=ward),
             User(name="ct1", roles=frozenset({Role.MODALITY}), ae_titles=frozenset({"CT1"}), certificates=ct1),
             User(name="anna", roles=frozenset({Role.PACS}), ae_titles=frozenset({"ANNA"}), subjects=frozenset({"s"})),
             User(name="chief", roles=frozenset({Role.ADMIN}), accounts=frozenset({"chief"}), certificates=chief),
@@ -89,7 +98,7 @@ def _key_of(certificate: Path) -> str:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("site"))
-    with serving(made.config):
+    with serving(made.config) as made.server:
         yield made
 
 
@@ -108,6 +117,72 @@ def test_a_certificate_is_one_user_under_its_own_titles(site: Site) -> None:
     assert site.call("CT1", pair=site.strange)[0] == UNPROVED  # of the same authority, and nobody's
     assert site.call("CT1", pair=site.chief)[0] == CALLING_AE
     assert site.call("CT1")[0] == UNPROVED
+
+
+@pytest.mark.parametrize("name", ["ward.example\0.evil.example", "WARD.EXAMPLE", "*.example", "x | DNS:ward.example"])
+def test_a_certificate_of_nearly_the_name_is_nobodys(site: Site, name: str) -> None:
+    """From the right authority, which did not mean that."""
+    good, bad = (
+        site.pki.write(f"named{at}", site.pki.authority.issue("w", names))
+        for at, names in enumerate((["other.example", "ward.example", "ward.example"], [name]))
+    )
+    assert site.call("WARD", pair=good)[0] == ACCEPTED
+    assert site.call("WARD", pair=bad)[0] == UNPROVED
+
+
+def test_a_title_is_compared_as_it_stands(site: Site) -> None:
+    for title in ("ct1", "CT1\\ANNA", "COFFER", ""):
+        assert site.call(title, pair=site.ct1)[0] == CALLING_AE
+    assert site.call(" CT1\0", pair=site.ct1)[0] == ACCEPTED  # padding (PS3.5 6.2)
+
+
+def test_a_certificate_that_is_taken_away_gets_nothing_more(site: Site) -> None:
+    """Over an association that it opened before: whoever stole it is out when the list is read again."""
+    users = site.config.access.users
+    before = users.read_bytes()
+    offers = [Offer(1, max(negotiation.FIND), (negotiation.EXPLICIT_LE,))]
+    keys = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: ()}, (), implicit=False)
+    with contextlib.closing(cleared(connect(site.config, client_context(site.pki, site.ct1)))) as sock:
+        peer = RawRequestor(0, offers, calling="CT1", sock=sock)
+
+        def status() -> int:
+            peer.request(peer.contexts[1], dimse.C_FIND, keys)
+            return peer.final().status
+
+        assert status() == 0
+        users.write_bytes(before.replace(_key_of(site.ct1[0]).encode(), b"ab" * 32))
+        try:
+            site.server._reload()
+            assert status() == 0x0124
+        finally:
+            users.write_bytes(before)
+            site.server._reload()
+        assert status() == 0
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "GET //metrics HTTP/1.1",
+        "GET /%6detrics HTTP/1.1", "GET /healthz/../metrics HTTP/1.1", "get /metrics HTTP/1.1",
+        "GET http://127.0.0.1/metrics HTTP/1.1", "HEAD /metrics HTTP/1.1", "CONNECT 127.0.0.1:22 HTTP/1.1",
+        "GET /metrics HTTP/1.1\r\nX-SSL-Client-S-DN: CN=chief\r\nX-Forwarded-For: 127.0.0.1",
+        "GET /metrics HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade",
+        "GET /healthz HTTP/1.1\r\n\r\nGET /metrics HTTP/1.1",
+        "GET /healthz HTTP/1.1\r\nContent-Length:5\r\nTransfer-Encoding:chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1",
+        "GET /healthz HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 40",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_request_shows_metrics_to_a_stranger(site: Site, request_line: str) -> None:
+    with connect(site.config, client_context(site.pki, None), site.config.http.tls_port) as tls:
+        tls.sendall(f"{request_line}\r\nHost: x\r\n\r\n".encode())
+        answer = b""
+        with contextlib.suppress(OSError):
+            while got := tls.recv(1 << 16):
+                answer += got
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"coffer_" not in answer
 
 
 def test_a_password_proves_over_tls_and_not_in_the_clear(site: Site) -> None:

@@ -93,6 +93,24 @@ def test_each_list_that_a_server_has_read_is_in_the_log() -> None:
     run("verify")
 
 
+def test_a_removed_user_who_comes_back_by_an_old_file_is_in_the_log() -> None:
+    """Whatever is done under it records it, a command as well as a server; one that only reads records nothing."""
+    run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
+    run("users", "add", "eve", "--role", "key-officer", "--account", "nobody")
+    old = Path("users.toml").read_bytes()
+    run("checkpoint", "sign")
+    run("users", "remove", "eve")
+    run("checkpoint", "sign")
+    new = Path("users.toml").read_bytes()
+    Path("users.toml").write_bytes(old)
+    run("status")
+    hashes = [hashlib.sha256(each).hexdigest() for each in (old, new)]
+    assert recorded() == [(hashes[0], 2), (hashes[1], 1)]
+    run("hold", "add", "1.2.3", "--reason", "r")
+    assert recorded() == [(hashes[0], 2), (hashes[1], 1), (hashes[0], 2)]
+    run("verify")
+
+
 def rejected(config: Config, title: str) -> tuple[int, ...]:
     with pytest.raises(Broken) as refused:
         RawRequestor(config.dimse.port, OFFERS, calling=title)

@@ -165,13 +165,18 @@ def list_users(chosen: Chosen) -> None:
     stored = read_users(config.access.users)
     rows = [_row(user, has_password=user.name in stored.passwords) for user in stored.directory.users]
     if chosen.json:
-        open_role = {"open_role": stored.directory.is_open, "single_officer": stored.directory.single_officer}
-        output.as_json({**open_role, "sha256": stored.directory.sha256, "users": rows})
+        listed = stored.directory
+        declared = {
+            "open_role": listed.is_open,
+            "single_officer": listed.single_officer,
+            "treatment_without_consent": listed.treatment_without_consent,
+        }
+        output.as_json({**declared, "sha256": listed.sha256, "users": rows})
     elif not rows:
         output.say(f"no users: the {OPEN_ROLE} role is in force, everybody who reaches the archive may do everything")
     else:
-        if stored.directory.single_officer:
-            output.say("single_officer = true: one person may hold roles that exclude each other")
+        for each in stored.directory.concerns():
+            output.say(each)
         output.table(("user", "roles", "proofs", "limits"), [_shown(row) for row in rows])
 
 

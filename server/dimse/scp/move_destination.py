@@ -12,6 +12,7 @@ from typing import Final
 
 from coffer.keys.errors import AccessDeniedError, CofferError, UnavailableError
 from coffer.server.access.action import Action, Resource
+from coffer.server.access.decision import FULFILLED
 from coffer.server.config.settings import Peer
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.requestor import Requestor
@@ -48,7 +49,9 @@ class Destination:
         session, ae_title = operation.session, operation.request.text(dimse.DESTINATION)
         peer = next((each for each in session.config.peers if each.ae_title == ae_title), None)
         try:
-            session.policy.require(session.caller, Action.MOVE, Resource.destination(ae_title))
+            # What is sent is narrowed where it is planned (`services.retrieve`).
+            to = Resource.destination(ae_title)
+            session.policy.require(session.caller, Action.MOVE, to, fulfils=FULFILLED[Action.MOVE])
         except AccessDeniedError as error:
             if peer is None:
                 raise DimseStatusError(UNKNOWN_DESTINATION, str(error)) from error

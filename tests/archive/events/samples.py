@@ -85,7 +85,7 @@ SAMPLES: Final[tuple[Event, ...]] = (
     ClockConfirmed(confirmed_ms=1_760_000_000_002, doubted_ms=2_075_360_000_000, reason="NTP was down", by=BY),
     LogEpochBegun(epoch=1, holder="golden", why="an example"),
     MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
-    UsersLoaded(users_hash=HASH, users=12, single_officer=False),
+    UsersLoaded(users_hash=HASH, users=12, single_officer=False, treatment_without_consent=True),
 )
 ANY: Final = RekeyOrdered(new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

@@ -83,6 +83,34 @@ def test_a_role_may_do_what_its_cell_says(action: str, role: str, cell: str) -> 
         assert limited[cell](found.scopes[0])
 
 
+@pytest.mark.parametrize(
+    ("action", "role", "cell"), [(*name, cell) for name, cell in CELLS.items() if "de" in cell or "consent" in cell]
+)
+def test_a_site_may_declare_that_treatment_needs_no_consent(action: str, role: str, cell: str) -> None:
+    """Then the cells of those who treat are open, to the same limits, and nobody else's."""
+    reached = User(name="ward", roles=frozenset({Role.PACS}), ae_titles=frozenset({"WARD"}))
+    of = Policy(AccessRules({"WARD"}, False, 1, Directory((user(role), reached), treatment_without_consent=True)))
+    found = asked(of, Action(action), Principal.person("u", "u"), resource_of(Action(action)))
+    if cell == "consent":
+        assert found == Permit()
+    elif cell == "own + consent":
+        assert isinstance(found, Permit)
+        assert found.scopes[0].patients == frozenset()
+    else:
+        assert isinstance(found, Deny)
+        assert found.reason is DenialReason.DEIDENTIFY
+        grant = of.directory.grant(user(role), Action(action))
+        assert grant is not None
+        assert Duty.CONSENT in grant.duties
+
+
+def test_the_denial_for_want_of_consent_names_the_declaration_only_where_it_helps() -> None:
+    for role, helps in (("pacs", True), ("referring", True), ("researcher", False)):
+        found = asked(policy(user(role)), Action.FIND, Principal.person("u", "u"))
+        assert isinstance(found, Deny)
+        assert ("treatment_without_consent" in found.hint) == helps
+
+
 @pytest.mark.parametrize("duty", Duty)
 def test_a_duty_that_nobody_fulfils_is_a_denial(duty: Duty) -> None:
     found = Permit(frozenset({duty})).for_one_who(frozenset(Duty) - {duty})
@@ -200,7 +228,7 @@ def test_a_scope_covers_what_lies_inside(
 
 
 def test_what_proves_a_user() -> None:
-    proof = PeerCertificate("CN=ct", "CN=ca", ("DNS:ct1.example", "IP:10.0.0.1"), "ab" * 32, "1", 0)
+    proof = PeerCertificate("CN=ct", "CN=ca", ("DNS:ct1.example", "IP:10.0.0.1"), "ab" * 32, "1", 0, "ef" * 32)
     by_key, by_name = (
         user("modality", certificates=frozenset({"ab" * 32})),
         user("modality", certificates=frozenset({"CN=ca | IP:10.0.0.1"})),

@@ -36,9 +36,19 @@ def test_every_value_returns() -> None:
     assert found.directory.users == TWO.directory.users
     assert found.passwords == {"ct1": HASH}
     assert not found.directory.single_officer
-    alone = StoredUsers(replace(TWO.directory, single_officer=True))
-    assert decode(encode(alone)).directory.single_officer
-    assert len({decode(encode(each)).directory.sha256 for each in (TWO, alone)}) == 2
+    for declared in ("single_officer", "treatment_without_consent"):
+        loosened = decode(encode(StoredUsers(replace(TWO.directory, **{declared: True})))).directory
+        assert getattr(loosened, declared)
+        assert [each.startswith(f"{declared} = true") for each in loosened.concerns()] == [True]
+    assert (
+        len(
+            {
+                decode(encode(each)).directory.sha256
+                for each in (TWO, StoredUsers(replace(TWO.directory, single_officer=True)))
+            }
+        )
+        == 2
+    )
     assert HASH not in repr(found)
 
 

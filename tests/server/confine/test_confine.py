@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import socket
 import struct
 import subprocess
@@ -35,7 +36,7 @@ NEEDED = {
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
     """What became of every attempt, by whether the process was confined."""
-    if landlock.version() < 6 or platform.machine() != seccomp.MACHINE:
+    if landlock.version() < 6 or platform.machine() not in seccomp.MACHINES:
         absent("a kernel with Landlock 6")
     folder = tmp_path_factory.mktemp("confined")
     config = Config(archive=folder / "archive", keys=Keys(key_file=folder / "key"))
@@ -99,6 +100,8 @@ def run(program: bytes, number: int, *arguments: int, arch: int = 0xC000003E) ->
                 raise AssertionError(f"no such instruction: {code:#x}")
 
 
+X86_64, AARCH64 = (seccomp.MACHINES[each].numbers for each in ("x86_64", "aarch64"))
+HEADERS = {"x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "/usr/include/asm-generic/unistd.h"}
 ALLOW, REFUSE, END, UNKNOWN = 0x7FFF0000, 0x00050001, 0x80000000, 0x00050026
 CLOEXEC = 0x80000
 NOBODY = Needs(())
@@ -143,17 +146,34 @@ NAME = Needs((), ports=frozenset({104}), resolves=True)
     ],
 )
 def test_the_filter_decides_by_call_and_argument(needs: Needs, call: tuple[int, ...], expected: int) -> None:
-    assert run(seccomp.program(needs, 77), *call) == expected
+    assert run(seccomp.program("x86_64", needs, 77), *call) == expected
+    name = next((name for name, number in X86_64.items() if number == call[0]), None)
+    if name in AARCH64:
+        assert run(seccomp.program("aarch64", needs, 77), AARCH64[name], *call[1:], arch=0xC00000B7) == expected
 
 
 def test_the_filter_ends_a_process_that_calls_as_another_machine() -> None:
-    assert run(seccomp.program(NAME, 77), 0, arch=0x40000003) == END
+    assert run(seccomp.program("x86_64", NAME, 77), 0, arch=0x40000003) == END
+    assert run(seccomp.program("aarch64", NAME, 77), 0, arch=0x40000028) == END
 
 
 def test_every_forbidden_call_is_refused_whatever_its_arguments() -> None:
-    program = seccomp.program(NAME, 77)
-    assert {run(program, number, 2, 1) for number in seccomp._FORBIDDEN.values()} == {REFUSE}
-    assert len(program) // 8 < 4096  # BPF_MAXINSNS
+    for machine, made in seccomp.MACHINES.items():
+        program = seccomp.program(machine, NAME, 77)
+        numbers = [made.numbers[name] for name in seccomp._FORBIDDEN if name in made.numbers]
+        assert {run(program, number, 2, 1, arch=made.arch) for number in numbers} == {REFUSE}
+        assert len(program) // 8 < 4096  # BPF_MAXINSNS
+
+
+@pytest.mark.parametrize(("machine", "header"), HEADERS.items())
+def test_every_number_is_the_kernel_s(machine: str, header: str) -> None:
+    """A machine lacks a call only if the kernel has none there."""
+    path = Path(header)
+    if not path.exists():
+        absent("the kernel's headers: apt install linux-libc-dev")
+    defined = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+)\s+(\d+)", path.read_text())}
+    numbers = seccomp.MACHINES[machine].numbers
+    assert numbers == {name: defined[name] for name in {*X86_64, *seccomp._FORBIDDEN} if name in defined}
 
 
 def test_an_archive_in_the_working_folder_is_not_among_what_python_reads(

@@ -127,10 +127,18 @@ class RawRequestor(Association):
     """An association that it asks for; established on return. Raises Broken where it is refused."""
 
     def __init__(
-        self, port: int, offers: Sequence[Offer], calling: str = "TESTER", called: str = "COFFER", source: str = ""
+        self,
+        port: int,
+        offers: Sequence[Offer],
+        calling: str = "TESTER",
+        called: str = "COFFER",
+        source: str = "",
+        sock: socket.socket | None = None,
     ) -> None:
-        """`source` is the address that it comes from."""
-        sock = socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0) if source else None)
+        """`source` is the address that it comes from; `sock` a connection that is there already, then `port` counts
+        for nothing."""
+        if sock is None:
+            sock = socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0) if source else None)
         connection = Connection(sock, max_pdu=MAX_PDU, gap_seconds=SECONDS)
         connection.send([negotiation.request(calling, called, offers, MAX_PDU)])
         kind, body = connection.read_pdu(SECONDS)

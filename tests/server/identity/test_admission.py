@@ -7,14 +7,14 @@ import pytest
 
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import Policy
-from coffer.server.access.principal import Principal, PrincipalKind
+from coffer.server.access.principal import Principal, PrincipalKind, Proof
 from coffer.server.access.roles import Role
 from coffer.server.access.rules import AccessRules
 from coffer.server.access.users import NOBODY, Directory, User
 from coffer.server.access.users_file import StoredUsers
 from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.claim import AssociationClaim, Refusal, UserIdentity
-from coffer.server.identity.passwords import hashed
+from coffer.server.identity.passwords import hashed, is_right
 from coffer.server.identity.throttle import Throttle
 from tests.captured_logs import capture_logs
 
@@ -31,7 +31,7 @@ KEY = User(
 )
 USERS = Directory((CT1, WARD, ANNA, KEY))
 PASSWORD = b"correct horse battery"
-PROVED = PeerCertificate("CN=CT1", "CN=ca", (), "ab" * 32, "1", 0)
+PROVED = PeerCertificate("CN=CT1", "CN=ca", (), "ab" * 32, "1", 0, "ef" * 32)
 STRANGE = replace(PROVED, spki_sha256="cd" * 32)
 
 
@@ -164,3 +164,47 @@ def test_no_secret_is_shown(admission: Admission) -> None:
     assert [each["name"] for each in lines] == ["identity.refused"]
     assert "such" not in str(lines)
     assert "Anna" not in str(lines)
+
+
+def test_what_proved_a_user_must_still_be_theirs(admission: Admission) -> None:
+    """The list may change while an association goes on: a certificate, an address or a title was taken away."""
+    by_certificate = admission.associate(claim("CT1"), Connected("10.0.0.1", PROVED, True))
+    by_address = admission.associate(claim("WARD"), Connected("10.0.0.7"))
+    by_password = admission.associate(claim("ANNA", login("Anna")), TLS)
+    assert isinstance(by_certificate, Principal)
+    assert isinstance(by_address, Principal)
+    assert isinstance(by_password, Principal)
+    by_token = replace(by_password, proof=Proof.TOKEN, subject="s")
+
+    def is_known(who: Principal, **now: object) -> bool:
+        users = (replace(each, **now) if each.name == who.user else each for each in USERS.users)
+        return Directory(tuple(users)).of(who) is not None
+
+    for who, taken in (
+        (by_certificate, {"certificates": frozenset({"cd" * 32})}),
+        (by_certificate, {"ae_titles": frozenset({"CT2"})}),
+        (by_address, {"addresses": frozenset({"10.0.0.8"})}),
+        (by_password, {"ae_titles": frozenset({"CT1"})}),
+        (by_token, {"subjects": frozenset({"t"})}),
+    ):
+        kept = {"subjects": frozenset({"s"})} if who is by_token else {}
+        assert is_known(who, **kept)
+        assert not is_known(who, **taken)
+
+
+def test_a_password_is_compared_whole() -> None:
+    longest = "\u00e9" * 1024
+    assert is_right(longest.encode(), hashed(longest))
+    assert not is_right(longest.encode() + b"x", hashed(longest))
+    assert not is_right(b"x" * 5000, hashed(longest))
+
+
+def test_failures_from_many_addresses_of_one_network_are_those_of_one_guesser(admission: Admission) -> None:
+    for at in range(5):
+        by = Connected(f"2001:db8::{at:x}", None, True)
+        assert admission.associate(claim("ANNA", login(f"nobody{at}", b"x")), by) is Refusal.IDENTITY
+    assert (
+        named(admission.associate(claim("ANNA", login("Anna")), Connected("2001:db8::99%eth0", None, True)))
+        == "user-identity"
+    )
+    assert named(admission.associate(claim("ANNA", login("Anna")), Connected("2001:db8:0:1::1", None, True))) == "Anna"

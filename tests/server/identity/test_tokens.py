@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from coffer.keys.errors import ConfigError
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.access import Access
 from coffer.server.config.settings import Config
 from coffer.server.identity.tokens import Tokens, read_tokens
@@ -71,6 +73,42 @@ def test_a_token_of_the_issuer_proves_its_subject(tokens: Tokens) -> None:
 )  # fmt: skip
 def test_a_token_for_others_or_of_another_time_proves_nothing(tokens: Tokens, claims: dict[str, Any]) -> None:
     assert tokens.subject(signed(**claims), NOW) is None
+
+
+def test_a_token_lives_no_longer_than_the_configuration_says(tmp_path: Path) -> None:
+    access = Access(jwks=written(tmp_path / "jwks.json", KEY), token_issuer="https://id.example", token_seconds=60)
+    found = read_tokens(Config(archive=Path("a"), access=access))
+    assert found is not None
+    assert found.subject(signed(exp=NOW + 60), NOW) == "anna"
+    assert found.subject(signed(exp=NOW + 61), NOW) is None
+    assert found.subject(signed(exp=NOW + 30, iat=NOW - 30), NOW) == "anna"
+    assert found.subject(signed(exp=NOW + 30, iat=NOW - 31), NOW) is None  # a long one near its end
+    assert found.subject(signed(exp=NOW + 30, jti="a"), NOW) == "anna"
+    assert found.subject(signed(exp=NOW + 30, jti="a"), NOW) == "anna"  # docs/adr/0046
+
+
+def test_a_token_bound_to_a_certificate_proves_nothing_without_it(tokens: Tokens) -> None:
+    own = PeerCertificate("CN=anna", "CN=ca", (), "ab" * 32, "1", 0, "ef" * 32)
+    other = replace(own, sha256="01" * 32)
+    thumbprint = encoded(bytes.fromhex(own.sha256)).decode()
+    bound = signed(cnf={"x5t#S256": thumbprint})
+    assert tokens.subject(bound, NOW, own) == "anna"
+    assert tokens.subject(bound, NOW, other) is None
+    assert tokens.subject(bound, NOW) is None
+    for unknown in ({"jkt": "x"}, {"x5t#S256": thumbprint, "jwk": {}}, {}, "x", 7):
+        assert tokens.subject(signed(cnf=unknown), NOW, own) is None
+    assert tokens.subject(signed(), NOW, own) == "anna"
+
+
+@pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/at+jwt"])
+def test_a_token_of_access_may_say_so(tokens: Tokens, typ: str) -> None:
+    assert tokens.subject(signed(header={"alg": "ES256", "kid": "k1", "typ": typ}), NOW) == "anna"
+
+
+@pytest.mark.parametrize("typ", ["logout+jwt", "secevent+jwt", "dpop+jwt", "id_token", ""])
+def test_what_is_no_token_of_access_proves_nothing(tokens: Tokens, typ: str) -> None:
+    """RFC 8725 3.11: the same issuer signs notices of a logout for the same audience."""
+    assert tokens.subject(signed(header={"alg": "ES256", "kid": "k1", "typ": typ}), NOW) is None
 
 
 def test_no_forgery_proves_anything(tokens: Tokens) -> None:

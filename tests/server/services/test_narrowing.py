@@ -96,6 +96,7 @@ def test_no_count_tells_of_what_lies_outside(index: Index) -> None:
     row = rows(index, FIRST_PATIENT, k00201200=(), k00201208=())[0]
     assert STUDIES not in row
     assert row[INSTANCES]
+    assert INSTANCES not in rows(index, Scope(modalities=frozenset({"CT"})), k00201208=())[0]  # of all modalities
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a handshake agrees on, what the access decision learns of the peer, and the reason of each refusal."""
 
 import datetime as dt
+import hashlib
 import socket
 import ssl
 import threading
@@ -60,6 +61,7 @@ def test_the_decision_learns_what_the_certificate_states(pki: Pki) -> None:
         spki_sha256(certificate),
         f"{certificate.serial_number:x}",
         int(certificate.not_valid_after_utc.timestamp()),
+        hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest(),
     )
     assert dt.datetime.fromtimestamp(found.certificate.not_after, dt.UTC) == certificate.not_valid_after_utc
 

@@ -324,7 +324,7 @@ def test_a_connection_whose_tls_has_ended_elsewhere_states_its_certificate() -> 
             while not body:  # until it has begun
                 ours, theirs = socket.socketpair()
                 stack.callback(ours.close)
-                server.admit(theirs, "10.0.0.7", PeerCertificate("CN=probe", "CN=CA", (), "ab" * 32, "1", 0))
+                server.admit(theirs, "10.0.0.7", PeerCertificate("CN=probe", "CN=CA", (), "ab" * 32, "1", 0, "ef" * 32))
                 ours.settimeout(30)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     ours.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

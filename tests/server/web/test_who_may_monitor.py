@@ -22,6 +22,7 @@ from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.tokens import Tokens
 from coffer.server.observe.metrics import Metrics
 from coffer.server.web import http
+from tests.captured_logs import capture_logs
 from tests.server.filled import free_port
 
 KEY = ECKey.generate_key("P-256", {"kid": "k"}, private=True)
@@ -34,7 +35,7 @@ def admission(*users: User) -> Admission:
     directory = Directory(users)
     keys = KeySet.import_key_set({"keys": [KEY.as_dict(private=False)]})
     policy = Policy(AccessRules(set(), False, 1, directory))
-    return Admission(StoredUsers(directory, MappingProxyType({})), policy, Tokens(keys, "id", "COFFER"))
+    return Admission(StoredUsers(directory, MappingProxyType({})), policy, Tokens(keys, "id", "COFFER", 600))
 
 
 def bearer(subject: str) -> dict[str, str]:
@@ -69,8 +70,16 @@ def test_metrics_are_for_those_who_may_monitor(client: httpx.Client) -> None:
     assert told == {"ready": False, "reasons": ["full"], "degraded": ["worn"]}
 
 
+def test_a_header_does_not_say_where_a_request_comes_from(client: httpx.Client) -> None:
+    """Else a caller would have another address wait for its failures, and call a connection encrypted that is not."""
+    forged = {"x-forwarded-for": "10.0.0.7", "x-forwarded-proto": "https", "forwarded": "for=10.0.0.7;proto=https"}
+    with capture_logs() as lines:
+        assert client.get("/metrics", headers={**bearer("aud"), **forged}).status_code == 403
+    assert [each["host"] for each in lines if each["name"] == "access.denied"] == ["127.0.0.1"]
+
+
 def test_a_certificate_proves_as_well_as_a_token() -> None:
-    proved = PeerCertificate("CN=anna", "CN=ca", (), "ab" * 32, "1", 0)
+    proved = PeerCertificate("CN=anna", "CN=ca", (), "ab" * 32, "1", 0, "ef" * 32)
     judged = admission(PROBE, ADMIN)
     assert judged.may_monitor("", Connected("10.0.0.1", proved, True))
     assert judged.may_monitor(bearer("prometheus")["authorization"], Connected("10.0.0.1", None, True))

@@ -25,7 +25,7 @@ from tests.server.hostile_worker import HONEST, Site, Worker
 
 site = hostile_worker.site
 STUDY = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (HONEST,), 0x00104000: ()}, (), implicit=True)
-PROVED = PeerCertificate("CN=CT1", "CN=Ward CA", ("DNS:ct1.ward",), "ab" * 32, "1f", 2_000_000_000)
+PROVED = PeerCertificate("CN=CT1", "CN=Ward CA", ("DNS:ct1.ward",), "ab" * 32, "1f", 2_000_000_000, "ef" * 32)
 
 
 def test_nobody_asks_before_somebody_was_let_in_and_nobody_says_twice_who_calls() -> None:

@@ -29,7 +29,13 @@ def refused(*args: str, code: int = 10) -> str:
 
 def test_there_is_nobody_at_first_and_the_first_one_is_an_admin() -> None:
     assert "the open role is in force" in run("users", "list").stdout
-    assert told("users", "list") == {"open_role": True, "single_officer": False, "sha256": "", "users": []}
+    assert told("users", "list") == {
+        "open_role": True,
+        "single_officer": False,
+        "treatment_without_consent": False,
+        "sha256": "",
+        "users": [],
+    }
     before = "nobody could change roles"
     assert before in refused("users", "add", "ct1", "--role", "modality", "--ae-title", "CT1")
     assert before in refused("users", "add", "anna", "--role", "admin")
