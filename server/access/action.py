@@ -54,6 +54,7 @@ class Action(StrEnum):
     DRILL = "drill"
     BURN = "burn"
     RECOVER_KEY = "recover-key"
+    REGISTER_COPY = "register-copy"
     # What is kept, and what is erased
     HOLD = "hold"
     RELEASE = "release"

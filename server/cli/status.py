@@ -45,6 +45,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     from coffer.archive.verify.findings import FindingStore
     from coffer.server.anchor.key_place import exposed_key
     from coffer.server.clock.trust import trust
+    from coffer.server.copies import register as copies
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, provider_location
@@ -60,7 +61,8 @@ def status(chosen: Chosen, listed: bool) -> None:
         kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]
         refusal = refusal_of(archive)
-        degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
+        degraded = [*archive.mark.concerns(), *copies.concerns(archive.keyring)]
+        degraded += filter(None, [exposed_key(archive.config)])
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}

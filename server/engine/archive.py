@@ -38,6 +38,7 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.decision import policy_of
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
+from coffer.server.copies import register as copies
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
@@ -132,7 +133,7 @@ class ReadableArchive:
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
-        found += [*self.mark.concerns(), *self.contradictions()]
+        found += [*self.mark.concerns(), *self.contradictions(), *copies.concerns(self.keyring)]
         if self.shortfall is not None:
             found.append(str(self.shortfall))
         skipped = self.index.skipped_objects

@@ -14,6 +14,7 @@ from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.clock.trust import trust
+from coffer.server.copies.register import Copy
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures, forget_names
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
@@ -45,6 +46,11 @@ class Finished:
     def opened_by(self) -> tuple[str, ...]:
         """What still opens shredded keys, each once, in words."""
         return tuple(dict.fromkeys(what for each in self.erasures for what in each.opened_by))
+
+    @property
+    def copies(self) -> tuple[tuple[str, Copy], ...]:
+        """The registered copies that still have a shredded key, each once, with their ids."""
+        return tuple({own: (own, copy) for each in self.erasures for own, copy in each.copies}.values())
 
 
 def finish(

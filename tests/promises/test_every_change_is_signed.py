@@ -142,6 +142,7 @@ def damage() -> None:
 BESIDE: dict[str, Callable[[], Words]] = {
     "hold add": lambda: ("hold", "add", UIDS[0], *REASON),
     "hold remove": lambda: ("hold", "remove", told_holds()[-1]),
+    "keys copied": lambda: ("keys", "copied", "--to", "tape", "--until", "2099-12-31"),
     "shred request": lambda: ("shred", "request", UIDS[0], *REASON),
     "shred cancel": lambda: ("shred", "cancel", request_id()),
     "keys split": lambda: ("keys", "split", "-n", "3", "-k", "2", "-o", "more"),

@@ -40,6 +40,7 @@ from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.engine.opening import open_writer
 from coffer.server.erasure.approvals import ShredRequests
 from coffer.server.erasure.certificate import Certifier
+from coffer.server.erasure.copy_register import CopyRegister
 from coffer.server.erasure.finish import finish
 from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.keyops.epochs import destroy, rotate
@@ -100,6 +101,8 @@ COMMANDS = [
     ("keys recover --share a.txt --share b.txt", Action.RECOVER_KEY),
     ("keys drill --share a.txt --share b.txt", Action.DRILL),
     ("keys burn 5f1c0a77a52688ed 1", Action.BURN),
+    ("keys copied --to tape", Action.REGISTER_COPY),
+    ("keys copies", Action.INSPECT),
     ("shred study 1.2.3 --reason r --yes", Action.SHRED),
     ("shred study 1.2.3 --dry-run", Action.PREVIEW_SHRED),
     ("shred request 1.2.3 --reason r", Action.REQUEST_SHRED),
@@ -309,6 +312,8 @@ USE_CASES: dict[str, Callable[[WriterServices, Config, Path], object]] = {
     "versions.versions_of": lambda s, c, p: versions_of(s.archive, "1.2.3", WHO),
     "versions.one_version": lambda s, c, p: one_version(s.archive, "1.2.3", 1, WHO),
     "holds.add": lambda s, c, p: HoldAdmin(s.archive).add(Hold(UID, "", "r", "", WHO.officer, 0)),
+    "copies.add": lambda s, c, p: CopyRegister(s.archive).add("keyring", "tape", 0, WHO),
+    "copies.report_gone": lambda s, c, p: CopyRegister(s.archive).report_gone("5f", "r", WHO),
     "holds.remove": lambda s, c, p: HoldAdmin(s.archive).remove("5f", WHO),
     "approvals.add": lambda s, c, p: ShredRequests(s.archive).add([], "r", WHO),
     "approvals.cancel": lambda s, c, p: ShredRequests(s.archive).cancel("5f", WHO),
