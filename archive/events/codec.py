@@ -62,7 +62,6 @@ RESERVED: Final = {
     "audit.head": "the head of the audit trail; its record kind will be AUDIT_HEAD (7)",
     "policies.hash": "the hash of the rules of access",
     "consent.*": "consents of patients",
-    "copy.*": "copies of the archive",
     "project.*": "research projects",
 }  # codes of what is planned: no event uses one before it is defined here
 _BY_CODE: Final = {(each.code, each.version): each for each in EVENTS}
