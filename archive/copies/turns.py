@@ -28,6 +28,8 @@ class Turn:
     def __init__(self, shelf: Shelf, kind: str, own: str, look: Callable[[], float] = boot_seconds) -> None:
         self._shelf = shelf
         self._kind = kind
+        self.own = own
+        self.began_ms = 0  # by the target's clock
         self._name = shelf.under(f"turns/{kind}-{own}")
         self._look = look
         self._renewed = look()
@@ -78,7 +80,7 @@ class Turn:
                 f"{self._shelf.target.name} does not list what was just stored there",
                 hint="use a target whose listings are consistent",
             )
-        now = flags.pop(self._name)
+        self.began_ms = now = flags.pop(self._name)
         against = ("prune-",) if self._kind == "run" else ("prune-", "run-")
         prefixes = tuple(self._shelf.under(f"turns/{kind}") for kind in against)
         return next((n for n, at in flags.items() if n.startswith(prefixes) and now - at < LEASE_MS), "")

@@ -25,7 +25,7 @@ from coffer.server.anchor.trust import Outside
 from coffer.server.backup.parts import SETTINGS
 from coffer.server.config.settings import Config
 
-__all__ = ["Restored", "Restoring", "read_identity"]
+__all__ = ["Restored", "Restoring", "bring_keyring", "choose_keyring", "read_identity"]
 
 _LONGEST: int = 1 << 10
 
@@ -63,10 +63,10 @@ class Restoring:
         for anything else, IntegrityError for a target that was tampered with, KeyUnavailableError without the identity
         that a sealed keyring needs: before anything large was brought."""
         work = Restore(self.shelf, self.snapshot, self.into, self.progress)
-        copy = None if self.keys is None else self._choose(KeyringCopies(Shelf(self.keys, self.shelf.archive_id)))
+        copy = None if self.keys is None else choose_keyring(self.keys, self.snapshot)
         work.begin()
-        if copy is not None:
-            self._bring_keyring(copy)
+        if copy is not None and self.keys is not None:
+            bring_keyring(self.keys, copy, self.shelf.archive_id, self.into, self.identity)
         work.fetch()
         folder = work.finish(until_ms)
         outside = Outside.of(self.config, folder, self.vkey)
@@ -78,30 +78,6 @@ class Restoring:
             None if mark is None else mark.size,
         )  # fmt: skip
 
-    def _choose(self, copies: KeyringCopies) -> KeyringCopy:
-        """The copy that was made with the snapshot; if that is gone, the oldest later one, which opens what was not
-        erased since."""
-        found = {each.id: each for each in copies.usable()}
-        if self.snapshot.id in found:
-            return found[self.snapshot.id]
-        later = [each for each in found.values() if each.records >= self.snapshot.size]
-        if not later:
-            raise NotFoundError(
-                "no copy of the keyring there has all keys of this snapshot",
-                hint="name another target with --keys; or restore with --no-keys, and put a keyring folder there "
-                "yourself",
-            )
-        return later[0]
-
-    def _bring_keyring(self, copy: KeyringCopy) -> None:
-        copies = KeyringCopies(Shelf(self.keys, self.shelf.archive_id)) if self.keys is not None else None
-        assert copies is not None
-        data = copies.read(copy)
-        if copy.recipients:
-            data = opened(data, copy.size, self.shelf.archive_id, self.identity)
-        path = self.into / "keyring" / "data.mdb"
-        durable.install(durable.stage(path, data), path, None)
-
     def settings(self, into: Path) -> list[Path]:
         """Write what was kept of the host's settings into a folder, which must exist; durable on return. Returns the
         files. Raises UnavailableError if one is there already."""
@@ -112,6 +88,31 @@ class Restoring:
                 durable.write_new(into / name, b"".join(data))
                 written.append(into / name)
         return written
+
+
+def choose_keyring(keys: Target, snapshot: Snapshot) -> KeyringCopy:
+    """The copy that was made with the snapshot; if that is gone, the oldest later one, which opens what was not erased
+    since. Raises NotFoundError."""
+    found = {each.id: each for each in KeyringCopies(Shelf(keys, snapshot.archive_id)).usable()}
+    if snapshot.id in found:
+        return found[snapshot.id]
+    later = [each for each in found.values() if each.records >= snapshot.size]
+    if not later:
+        raise NotFoundError(
+            "no copy of the keyring there has all keys of this snapshot",
+            hint="name another target with --keys; or give --no-keys, and put a keyring folder there yourself",
+        )
+    return later[0]
+
+
+def bring_keyring(keys: Target, copy: KeyringCopy, archive_id: bytes, into: Path, identity: Identity | None) -> None:
+    """Write a copy of the keyring as that of the archive folder `into`; durable on return. Raises as
+    `KeyringCopies.read` and `opened`."""
+    data = KeyringCopies(Shelf(keys, archive_id)).read(copy)
+    if copy.recipients:
+        data = opened(data, copy.size, archive_id, identity)
+    path = into / "keyring" / "data.mdb"
+    durable.install(durable.stage(path, data), path, None)
 
 
 def read_identity(path: Path) -> Identity:

@@ -2,7 +2,9 @@
 
 import click
 
+from coffer.server.cli.backup.drill import drill
 from coffer.server.cli.backup.listing import listing
+from coffer.server.cli.backup.prune import prune
 from coffer.server.cli.backup.recipient import recipient
 from coffer.server.cli.backup.run import run
 from coffer.server.cli.backup.verify import verify
@@ -13,5 +15,5 @@ def backup() -> None:
     """Keep snapshots of the archive, and copies of its keyring, at other places. Opens no key."""
 
 
-for _command in (run, listing, verify, recipient):
+for _command in (run, listing, verify, prune, drill, recipient):
     backup.add_command(_command)

@@ -1,7 +1,7 @@
 """The contract of a target, held by each kind of it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ Made = Callable[[], Target]
 
 
 @pytest.fixture(params=["folder", "memory"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
-    yield FolderTarget(tmp_path) if request.param == "folder" else MemoryTarget()
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return FolderTarget(tmp_path) if request.param == "folder" else MemoryTarget()
 
 
 def test_what_was_put_is_there(target: Target) -> None:
