@@ -23,7 +23,7 @@ from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.recipient import Identity
 from coffer.keys.disk import durable, opening
-from coffer.keys.errors import HistoryError, NotFoundError
+from coffer.keys.errors import HistoryError, IntegrityError, NotFoundError, UnreadableError
 from coffer.keys.keyring import signing_key
 from coffer.server.backup.restoring import bring_keyring, choose_keyring
 from coffer.server.config.settings import Config
@@ -95,7 +95,7 @@ class Drill:
             options = Options(level, sample=sample, seed=seed)
             with self._opened(folder) if self.keys is not None else nullcontext() as opened:
                 verifier = Verifier(folder, options, open_records=opened, progress=self.progress)
-                findings = [each.what for each in verifier.findings()]
+                findings = _found(verifier)
             signed_here = read_checkpoint(folder)
         counts = verifier.summary
         return DrillResult(
@@ -127,6 +127,16 @@ class Drill:
             return open_checkpoint(find_note(here, self.snapshot.size), here).root == self.snapshot.root
         except NotFoundError:
             return False
+
+
+def _found(verifier: Verifier) -> list[str]:
+    """What the verification finds, and what ends it: a piece that is missing or another one."""
+    found: list[str] = []
+    try:
+        found.extend(each.what for each in verifier.findings())
+    except (IntegrityError, UnreadableError) as error:
+        found.append(str(error))
+    return found
 
 
 def signed(config: Config, result: DrillResult) -> bytes:
