@@ -73,7 +73,8 @@ def prune(shelf: Shelf, keep: Keep, minimum: int, turn: Turn, *, grace_ms: int =
         shelf.target.remove(shelf.snapshot_name(each))
     needed = {piece for each in shelf.snapshots() for blob in _require(each).blobs() for piece in blob.pieces}
     spare = {piece: found for piece, found in shelf.pieces().items() if piece not in needed}
-    old, young = {}, {}
+    old: dict[str, tuple[int, set[bytes]]] = {}
+    young: dict[str, tuple[int, set[bytes]]] = {}
     for name, (at, pieces) in _notes(shelf).items():
         (old if turn.began_ms - at >= grace_ms else young)[name] = at, pieces
     ripe = {p: spare[p] for at, pieces in old.values() for p in pieces if p in spare and spare[p].stored_ms <= at}

@@ -27,10 +27,12 @@ from coffer.keys.crypto.recipient import MOST_RECIPIENTS, Recipient, sealed
 from coffer.keys.errors import ConfigError, FormatError
 from coffer.keys.inspect.copying import copy_keyring
 from coffer.server.backup.parts import Host, host_parts
+from coffer.server.backup.targets import hold_object
 
 __all__ = ["Backup", "Done", "read_recipients"]
 
 _PIECE: Final = 1 << 20
+_DAY_MS: Final = 86_400_000
 _LONGEST: Final = 1 << 20
 
 
@@ -76,7 +78,19 @@ class Backup:
             run = BackupRun(folder, shelf, self.progress)
             request = Request(own, made_ms, checkpoint, [*parts, *host_parts(self.host)], keyring is not None)
             made = run.make(request, turn)
+            self._hold(shelf, made, turn)
         return Done(made, keyring, run.uploaded, run.reused, tuple(run.findings))
+
+    def _hold(self, shelf: Shelf, made: Snapshot, turn: Turn) -> None:
+        """Let the target keep every object of the snapshot for the configured days, also those of earlier runs."""
+        days = self.host.config.backup.lock_days
+        if not days:
+            return
+        until_ms = self.now_ms() + days * _DAY_MS
+        pieces = {piece for blob in made.blobs() for piece in blob.pieces}
+        for name in [*map(shelf.piece_name, sorted(pieces)), shelf.snapshot_name(made.id)]:
+            hold_object(self.target, name, until_ms)
+            turn.keep()
 
     def _keyring(self, shelf: Shelf, own: str, made_ms: int) -> tuple[KeyringCopy, bytes]:
         """Copy the keyring. Returns the copy and the signed note that it remembers."""

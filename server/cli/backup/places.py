@@ -26,7 +26,7 @@ def snapshots_at(config: Config, given: str | None) -> Target:
 
 def keys_at(config: Config, given: str | None, *, no_keys: bool) -> Target | None:
     """The target for copies of the keyring, None if it is not to be copied. Raises ConfigError if nobody said which."""
-    from coffer.server.backup.targets import open_target, require_apart
+    from coffer.server.backup.targets import open_vault, require_apart
 
     place = NONE if no_keys else given or config.backup.keys
     if not place:
@@ -38,4 +38,4 @@ def keys_at(config: Config, given: str | None, *, no_keys: bool) -> Target | Non
     if place == NONE:
         return None
     require_apart(config.archive, place)
-    return open_target(place)
+    return open_vault(place)

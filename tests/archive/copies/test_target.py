@@ -1,7 +1,7 @@
 """The contract of a target, held by each kind of it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,22 @@ from coffer.archive.copies.folder_target import FolderTarget
 from coffer.archive.copies.memory_target import MemoryTarget
 from coffer.archive.copies.target import Target
 from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
+from coffer.server.backup.s3_target import S3Target
+from tests.server.backup.s3_server import new_bucket, s3_server
 
-Made = Callable[[], Target]
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[list[str]]:
+    """An object store on loopback, and the names of buckets that were made there."""
+    with s3_server() as made:
+        yield made
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    if request.param == "s3":
+        bucket = new_bucket(request.getfixturevalue("buckets"))
+        return S3Target(f"s3://{bucket}/some/prefix")
     return FolderTarget(tmp_path) if request.param == "folder" else MemoryTarget()
 
 
