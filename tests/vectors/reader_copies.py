@@ -19,19 +19,8 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519Pr
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 SNAPSHOT = (
-    "type", "id", "archive", "made_ms", "size", "root", "keyring", "findings", "piece_bytes", "segments", "parts",
-)  # fmt: skip
-    "type",
-    "id",
-    "archive",
-    "made_ms",
-    "size",
-    "root",
-    "keyring",
-    "findings",
-    "piece_bytes",
-    "segments",
-    "parts",
+    *("type", "id", "archive", "made_ms", "size", "root", "keyring", "findings"),
+    *("piece_bytes", "segments", "parts"),
 )
 COPY = ("type", "id", "archive", "made_ms", "records", "recipients", "size", "pieces")
 LABEL = b"coffer/keyring-copy/v1\0"

@@ -7,6 +7,7 @@ import pytest
 from coffer.archive.copies.memory_target import MemoryTarget
 from coffer.archive.copies.restore import Restore
 from coffer.archive.reader import LogReader
+from coffer.archive.repair.repair import repair
 from coffer.archive.tree.checkpoint import read_checkpoint
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import ConfigError, IntegrityError, NotFoundError, UnavailableError
@@ -104,3 +105,17 @@ def test_the_log_as_it_was_at_a_time(backed: BackedUp, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         backed.restore(made, tmp_path / "before", FIRST_MS - 1)
     assert read_checkpoint(backed.restore(made, tmp_path / "after", 1 << 50)).size == 29
+
+
+def test_a_segment_that_is_lost_after_the_log_went_on_comes_from_an_older_snapshot(
+    backed: BackedUp, tmp_path: Path
+) -> None:
+    made = backed.run()
+    backed.archive.fill(5, first=20, size=3000, segment_bytes=10_000)
+    backed.archive.checkpoint()
+    copy = backed.restore(made, tmp_path / "restored")
+    lost = backed.archive.segments()[2]
+    lost.unlink()
+    report = repair(backed.archive.folder, copy)
+    assert [each.segment for each in report.repaired] == [3]
+    assert report.remaining == []
