@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from coffer.server.config.access import Access
+from coffer.server.config.backup import Backup
 from coffer.server.config.integrity import Integrity
 from coffer.server.config.providers import AwsKms, Pkcs11, VariableName
 from coffer.server.config.tls import SpkiHash, Tls
@@ -379,4 +380,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     patients: Patients = Patients()
     versions: Versions = Versions()
     integrity: Integrity = Integrity()
+    backup: Backup = Backup()
     log: Logging = Logging()

@@ -22,7 +22,8 @@ _PLACE_SHOWN: Final = 80
 
 class Copy(msgspec.Struct, frozen=True):
     """A copy of the keyring, or of what opens its epochs (key file, HSM backup): where it is, when it ends (ms since
-    1970 UTC; 0: when it is reported destroyed), the newest epoch and the newest entry of the feed that it can have."""
+    1970 UTC; 0: when it is reported destroyed), the newest epoch and the newest entry of the feed that it can have;
+    `backup` names the snapshot that it was made with ("": somebody made it)."""
 
     of: Literal["keyring", "provider"]
     place: str
@@ -31,10 +32,11 @@ class Copy(msgspec.Struct, frozen=True):
     feed: int
     by: Officer
     added_ms: int
+    backup: str = ""
 
     def is_over(self, now_ms: int) -> bool:
-        """Whether its end is past."""
-        return 0 < self.until_ms <= now_ms
+        """Whether its end is past; of a copy that a backup made, only its disappearance is an end."""
+        return not self.backup and 0 < self.until_ms <= now_ms
 
     def has_key(self, tombstone: Tombstone) -> bool:
         """Whether it can help to open the key that this tombstone replaced: a copy of the keyring, from before the key

@@ -46,6 +46,7 @@ from coffer.server.erasure.approvals import waiting_requests
 from coffer.server.erasure.history import ErasureHistory, RecordedEvent, StepWord
 from coffer.server.erasure.proved_openers import ProvedOpeners
 from coffer.server.erasure.shred import wait_until_settled
+from coffer.server.keyops.backup_copies import follow_backups
 
 __all__ = ["Certifier", "IssuedCertificate"]
 
@@ -81,6 +82,7 @@ class Certifier:
         """
         archive.policy.require(by, Action.CERTIFY)
         archive.keyring.require_whole()
+        follow_backups(archive)
         if not wait_until_settled(archive):
             raise UnavailableError("the writer has not recorded the last shreds", hint="run the command again")
         self._archive = archive

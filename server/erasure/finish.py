@@ -18,6 +18,7 @@ from coffer.server.copies.register import Copy
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures, forget_names
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
+from coffer.server.keyops.backup_copies import follow_backups
 from coffer.server.keyops.epochs import NO_RECEIPT_IN_DOUBT, EpochAdmin
 
 __all__ = ["Finished", "finish", "finish_keys"]
@@ -75,6 +76,7 @@ def finish(
             "the writer has not finished the last shreds",
             hint="wait for it (coffer shred list), then run the command again",
         )
+    follow_backups(archive)
     epochs = EpochAdmin(archive.folder, archive.keyring, archive.config.keys, by, "coffer shred finish")
     with epochs.exclusive():
         done = finish_keys(archive.keyring, epochs, progress, destroy=destroy, early=early)

@@ -1,7 +1,8 @@
 """Promise: nothing is called erased while a registered copy of the keyring, or of what opens it, can still open it.
 
 Adversary: an insider who keeps a copy that somebody made and registered. Crossed with: a copy without an end, one that
-is past, one from after the key left, one registered late, a rotation, a restored keyring, certificates and their check.
+is past, one from after the key left, one registered late, a rotation, a restored keyring, certificates and their check,
+copies that backups made.
 """
 
 import datetime as dt
@@ -34,8 +35,8 @@ def certificate(key: str) -> Certificate:
 
 def holding(key: str) -> list[str]:
     """The copies that are said to have the key, everywhere where it is said."""
-    listed = {str(each["study_key"]): each for each in told("shred", "list")["shreds"]}  # type: ignore[attr-defined]
     made = certificate(key)
+    listed = {str(each["study_key"]): each for each in told("shred", "list")["shreds"]}  # type: ignore[attr-defined]
     assert (made.type == EFFECTIVE) == (listed[key]["state"] == "effective")
     if listed[key]["copies"]:
         assert made.type == SCHEDULED
@@ -156,3 +157,27 @@ def test_a_rotation_makes_copies_stale_until_new_ones_are_registered() -> None:
     assert degraded()  # what opens it is of the old epoch still
     copied("--provider", "--to", "stick")
     assert not degraded()
+
+
+@pytest.mark.usefixtures("here")
+def test_the_copies_of_backups_count_until_they_are_gone_from_the_target() -> None:
+    here = Path.cwd()
+    with Path("coffer.toml").open("a") as file:
+        file.write(f"[backup]\ntarget = '{here}/target'\nkeys = '{here}/vault'\n")
+    Path("target").mkdir()
+    Path("vault").mkdir()
+    run("backup", "run")
+    key = destroyed()
+    (backup,) = holding(key)
+    assert "coffer backup prune" in run("shred", "list").output
+    run("backup", "run")  # of a keyring without the key
+    assert holding(key) == [backup]
+    (vault,) = [path for path in (here / "vault").iterdir() if path.is_dir()]
+    oldest = min(path.stem for path in (vault / "keyrings").iterdir())
+    (vault / "keyrings" / f"{oldest}.json").unlink()
+    assert len(holding(key)) == 1  # its bytes lie there yet, and nothing says which keys they have
+    shutil.rmtree(vault / "keyring-pieces" / oldest)
+    assert holding(key) == []
+    shutil.move("vault", "away")
+    Path("vault").touch()
+    run("shred", "certificate", key, code=6)

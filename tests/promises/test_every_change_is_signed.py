@@ -200,6 +200,8 @@ CHANGE_NO_KEYRING = {
     "checkpoint show", "checkpoint prove-inclusion", "checkpoint prove-consistency", "checkpoint check", "status",
     "clock show", "keys audit", "keys export", "keys list", "shred list", "shred check", "hold list", "config check",
     "completion", "access explain", "reload", "tls check", "tls init",
+    "backup run", "backup list", "backup verify", "backup prune", "backup drill", "restore",
+    "backup recipient new", "backup recipient show",
     "users add", "users change", "users list", "users passwd", "users remove",  # a file beside the configuration
 }  # fmt: skip
 BEGIN_ONE = {"init", "serve", "demo"}  # the keyring that they make is the first; a server signs every minute

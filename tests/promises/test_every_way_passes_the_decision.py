@@ -40,9 +40,9 @@ from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.engine.opening import open_writer
 from coffer.server.erasure.approvals import ShredRequests
 from coffer.server.erasure.certificate import Certifier
-from coffer.server.erasure.copy_register import CopyRegister
 from coffer.server.erasure.finish import finish
 from coffer.server.erasure.shred import Authorization, Shredding
+from coffer.server.keyops.copy_register import CopyRegister
 from coffer.server.keyops.epochs import destroy, rotate
 from coffer.server.keyops.rekey_order import RekeySelection, order
 from coffer.server.keyops.share_files import burn_shares, split_key
@@ -81,6 +81,14 @@ COMMANDS = [
     ("recover accept-loss --to 1", Action.ACCEPT_LOSS),
     ("mark show", Action.INSPECT),
     ("mark renew --reason r", Action.RENEW_MARK),
+    ("backup run /b --no-keys", Action.BACKUP),
+    ("backup list /b", Action.INSPECT),
+    ("backup verify latest /b", Action.VERIFY),
+    ("backup prune /b", Action.PRUNE),
+    ("backup drill latest /b", Action.REHEARSE),
+    ("backup recipient new me.identity", Action.MAKE_RECIPIENT),
+    ("backup recipient show coffer.toml", Action.INSPECT),
+    ("restore latest restored --from /b --no-keys", Action.RESTORE),
     ("scrub show", Action.INSPECT),
     ("scrub acknowledge", Action.ACKNOWLEDGE),
     ("checkpoint show", Action.INSPECT),

@@ -150,7 +150,10 @@ def _of_copies(found: Collection[tuple[str, Copy]]) -> Iterator[str]:
     for own, copy in found:
         end = f"until {output.when(copy.until_ms)}" if copy.until_ms else "and has no end"
         yield f"{copy} still has a shredded key, {end}"
-        yield f"  once it is destroyed: coffer keys copied --gone {own} --reason TEXT"
+        if copy.backup:
+            yield "  once it is old enough: coffer backup prune"
+        else:
+            yield f"  once it is destroyed: coffer keys copied --gone {own} --reason TEXT"
     if found:
         last = _last_end(found)
         when = f"before {last}" if last else "until each copy without an end is reported destroyed"

@@ -58,7 +58,7 @@ def copied(  # noqa: PLR0917  one parameter for each option
     until_ms = _end(until)
     admitted = chosen.existing(Action.REGISTER_COPY, officer)
     with admitted.change_keys(may_lag=True) as archive:
-        from coffer.server.erasure.copy_register import CopyRegister
+        from coffer.server.keyops.copy_register import CopyRegister
 
         register = CopyRegister(archive)
         if gone is not None:
@@ -76,7 +76,7 @@ def copied(  # noqa: PLR0917  one parameter for each option
 
 
 def _end(text: str | None) -> int:
-    from coffer.server.erasure.copy_register import end_of
+    from coffer.server.keyops.copy_register import end_of
 
     if text is None:
         return 0
@@ -104,7 +104,7 @@ def copies(chosen: Chosen) -> None:
     if chosen.json:
         output.as_json(rows)
     else:
-        columns = ["copy", "of", "place", "epoch", "until", "since", "officer"]
+        columns = ["copy", "of", "place", "epoch", "until", "backup", "since", "officer"]
         output.table(columns, ([str(value) for value in row.values()] for row in rows))
 
 
@@ -115,6 +115,7 @@ def _row(own: str, copy: Copy) -> dict[str, Any]:
         "place": copy.place,
         "epoch": copy.epoch,
         "until": output.when(copy.until_ms) if copy.until_ms else "",
+        "backup": copy.backup,
         "since": output.when(copy.added_ms),
         "officer": str(copy.by),
     }

@@ -15,6 +15,7 @@ from coffer.keys.mailbox.officer_records import OfficerRecordAdmin
 from coffer.keys.values.officer_record import RecordKind
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
+from coffer.server.backup.copies import MadeCopy
 from coffer.server.copies.register import Copy
 from coffer.server.engine.archive import KeyAdminArchive
 
@@ -64,22 +65,30 @@ class CopyRegister:
             raise InputError(f"the archive has epochs 1 to {current}", hint="coffer keys list shows them")
         feed = self._keyring.changes() if epoch is None else 0
         made = Copy(of, place, until_ms, current if epoch is None else epoch, feed, by.officer, clock_ms())
+        return self._put(made), made
 
+    def add_backup(self, found: MadeCopy, by: Principal) -> None:
+        """Register the copy of the keyring that a backup made, durable on return. It counts until it is gone."""
+        self._archive.policy.require(by, Action.REGISTER_COPY)
+        held = found.held
+        self._put(
+            Copy("keyring", found.place, found.until_ms, held.epoch, held.feed, by.officer, clock_ms(), backup=found.id)
+        )
+
+    def _put(self, made: Copy) -> str:
         def event(new: str) -> Occurrence:
-            return Occurrence(
-                CopyRegistered(
-                    copy=new,
-                    of=of,
-                    place=place,
-                    newest=made.epoch,
-                    feed=made.feed,
-                    ends_ms=until_ms or None,
-                    by=by.officer,
-                ),
-                made.added_ms,
+            told = CopyRegistered(
+                copy=new,
+                of=made.of,
+                place=made.place,
+                newest=made.epoch,
+                feed=made.feed,
+                ends_ms=None if made.backup else made.until_ms or None,
+                by=made.by,
             )
+            return Occurrence(told, made.added_ms)
 
-        return self._admin.add(made, lambda new: self._archive.enclosed(event(new))), made
+        return self._admin.add(made, lambda new: self._archive.enclosed(event(new)))
 
     def report_gone(self, copy_id: str, reason: str, by: Principal) -> Copy:
         """Take a copy from the register because it was destroyed, durable on return. Raises NotFoundError, and
