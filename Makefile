@@ -71,7 +71,7 @@ wheel: $(VENV)/.dev-stamp ## build dist/coffer_dicom-*.whl without the network
 
 lock: $(VENV)/.dev-stamp ## resolve pyproject.toml into the two lock files again
 	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --build-deps-for editable -o requirements.lock pyproject.toml
-	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra dev --extra pkcs11 --extra aws --all-build-deps -c requirements.lock \
+	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra dev --extra pkcs11 --extra aws --extra s3 --all-build-deps -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
 
 clean: ## remove everything that was made here, except ./archive-data

@@ -43,4 +43,10 @@ class LogEpochBegun(Event, frozen=True, kw_only=True):
 
     epoch: Epoch
     holder: Annotated[Text, doc("who writes in this epoch")]
-    why: Annotated[Text, doc("why it begins: `clock`, because a clock that had been ahead was confirmed")]
+    why: Annotated[
+        Text,
+        doc(
+            "why it begins: `clock`, because a clock that had been ahead was "
+            "confirmed; `loss`, because records that the mark outside the folder names are missing"
+        ),
+    ]

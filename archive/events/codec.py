@@ -8,7 +8,18 @@ from typing import Any, Final
 
 import msgspec
 
-from coffer.archive.events import clocks, epochs, holds, marks, rekeys, repairs, shares, shreds, signing_keys, users
+from coffer.archive.events import (
+    clocks,
+    epochs,
+    holds,
+    marks,
+    rekeys,
+    repairs,
+    shares,
+    shreds,
+    signing_keys,
+    users,
+)
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.keys.errors import FormatError, IntegrityError
 
@@ -44,12 +55,13 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     clocks.LogEpochBegun,
     marks.MarkRenewed,
     users.UsersLoaded,
+    shares.CopyRegistered,
+    shares.CopyGone,
 )
 RESERVED: Final = {
     "audit.head": "the head of the audit trail; its record kind will be AUDIT_HEAD (7)",
     "policies.hash": "the hash of the rules of access",
     "consent.*": "consents of patients",
-    "copy.*": "copies of the archive",
     "project.*": "research projects",
 }  # codes of what is planned: no event uses one before it is defined here
 _BY_CODE: Final = {(each.code, each.version): each for each in EVENTS}

@@ -1,14 +1,16 @@
-"""Events of key shares: made, given up, burned, drilled, and used to recover a key.
+"""Events of what lies elsewhere and helps to open the keyring: key shares, made, given up, burned, drilled, and used to
+recover a key; and copies of the keyring or of what opens it.
 
-Rule: no share is ever in an event; a group is recorded as the bytes of its keyring row before a share of it exists.
+Rule: no share is ever in an event; a group is recorded as the bytes of its keyring row before a share of it exists. A
+copy is named by its place, as it was typed.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from coffer.archive.events.event import Event
-from coffer.archive.events.fields import By, Count, Epoch, Hex8, Keepers, Provider, Reason, Row, doc
+from coffer.archive.events.fields import By, Count, Epoch, Hex4, Hex8, Keepers, Ms, Provider, Reason, Row, Text, doc
 
-__all__ = ["KeyRecovered", "SharesBurned", "SharesDrilled", "SharesGivenUp", "SharesMade"]
+__all__ = ["CopyGone", "CopyRegistered", "KeyRecovered", "SharesBurned", "SharesDrilled", "SharesGivenUp", "SharesMade"]
 
 _GroupRow = Annotated[Row, doc("the row of the group of shares")]
 
@@ -69,3 +71,28 @@ class KeyRecovered(_UseEvent, frozen=True, kw_only=True):
 
     provider: Provider
     keepers: Keepers
+
+
+class _CopyEvent(Event, frozen=True, kw_only=True):
+    copy: Annotated[Hex4, doc("the id of the copy")]
+    of: Annotated[Literal["keyring", "provider"], doc("what was copied: the keyring, or what opens its epochs")]
+    place: Annotated[Text, doc("where the copy is, as it was typed")]
+    newest: Annotated[Epoch, doc("the newest epoch that it can have")]
+    by: By
+
+
+class CopyRegistered(_CopyEvent, frozen=True, kw_only=True):
+    """A copy was registered: until its end, no erasure is effective whose key it can yield."""
+
+    code = "copy.registered"
+
+    feed: Annotated[Count, doc("the newest entry of the keyring's feed that it can have; 0: it is older than it says")]
+    ends_ms: Annotated[Ms | None, doc("when it ends; null: when somebody reports that it is destroyed")]
+
+
+class CopyGone(_CopyEvent, frozen=True, kw_only=True):
+    """Somebody reported that a copy was destroyed."""
+
+    code = "copy.gone"
+
+    reason: Reason

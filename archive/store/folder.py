@@ -120,10 +120,15 @@ class ArchiveFolder:
         if opening.exists(path / _NAME):
             raise ConfigError(f"{path} already holds an archive", hint="open it, or choose another folder")
         make_folder(path)
-        for part in _PARTS:
-            make_folder(path / part)
+        ArchiveFolder.make_parts(path)
         if has_segments(path):
             raise ArchiveFolder.missing(path)
+
+    @staticmethod
+    def make_parts(path: Path) -> None:
+        """Make the empty folders in a folder that exists, durable on return; those that are there stay."""
+        for part in _PARTS:
+            make_folder(path / part)
 
     def complete(self, calls: Syscalls = SYSTEM, *, but: str = "") -> None:
         """Make the folders that a copy may have left out because they were empty, and make durable what an interrupted

@@ -35,14 +35,14 @@ __all__ = [
     "runs",
 ]
 
-EFFECTIVE: Final = "coffer/erasure/v3"
-SCHEDULED: Final = "coffer/scheduled-erasure/v3"
+EFFECTIVE: Final = "coffer/erasure/v4"
+SCHEDULED: Final = "coffer/scheduled-erasure/v4"
 TITLES: Final = {
     EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
     SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
 }
 NOT_PROMISED: Final = (
-    "Copies of keyring and key file from before that were kept longer than the holding window.",
+    "Copies of keyring and key file from before that nobody registered, or that an officer said were destroyed.",
     "Shares that an officer said were burned and were not, and copies of shares.",
     "Memory of other hosts and processes that had opened the study, and keys that were copied out of it.",
     "What had left the archive before: exports, retrievals, prints.",
@@ -122,8 +122,9 @@ class RecordProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A certificate's fields in the order in which they are written; `effective_ms` is None while only scheduled. All
-    records that it names are of one log."""
+    """A certificate's fields in the order in which they are written; `effective_ms` is None while only scheduled,
+    `copies_until_ms` while a registered copy has one of the keys (0: none ever had). All records that it names are of
+    one log."""
 
     type: str
     archive: str
@@ -138,6 +139,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: tuple[Step, ...]
     scheduled_ms: int
     backups_until_ms: int
+    copies_until_ms: int | None
     effective_ms: int | None
     keys: tuple[CertifiedKey, ...]
     epochs: tuple[Epoch, ...]
@@ -201,7 +203,9 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return
         ends = [each.effective_ms for each in self.epochs]
         _must(None not in ends, "something still opens an epoch that held the key")
-        effective = max(self.scheduled_ms, self.backups_until_ms, *(end or 0 for end in ends))
+        _must(self.copies_until_ms is not None, "a registered copy still has one of the keys")
+        ended = (self.backups_until_ms, self.copies_until_ms or 0, *(end or 0 for end in ends))
+        effective = max(self.scheduled_ms, *ended)
         _must(self.effective_ms == effective, "it became effective at another time")
         _must(effective <= self.issued_ms, "it was issued before it was effective")
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from verify_coffer import Archive, Keys, must, number, sha256
 
-EFFECTIVE, SCHEDULED = "coffer/erasure/v3", "coffer/scheduled-erasure/v3"
+EFFECTIVE, SCHEDULED = "coffer/erasure/v4", "coffer/scheduled-erasure/v4"
 TITLES = {
     EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
     SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
 }
 NOT_PROMISED = [
-    "Copies of keyring and key file from before that were kept longer than the holding window.",
+    "Copies of keyring and key file from before that nobody registered, or that an officer said were destroyed.",
     "Shares that an officer said were burned and were not, and copies of shares.",
     "Memory of other hosts and processes that had opened the study, and keys that were copied out of it.",
     "What had left the archive before: exports, retrievals, prints.",
@@ -40,7 +40,7 @@ OPENER.update({"caveat": str})
 EPOCH = {"epoch": int, "openers": [OPENER]}
 FIELDS = {"type": str, "archive": str, "log": int, "issued_ms": int, "officer": str, "account": str}
 FIELDS.update({"study": str, "study_uid": str, "reason": str, "request": str, "steps": [STEP]})
-FIELDS.update({"scheduled_ms": int, "backups_until_ms": int})
+FIELDS.update({"scheduled_ms": int, "backups_until_ms": int, "copies_until_ms": OR_NULL})
 FIELDS.update({"effective_ms": OR_NULL, "keys": [KEY], "epochs": [EPOCH]})
 FIELDS.update({"proofs": [{"record": str, "hashes": [str]}], "checkpoint": str, "endorsements": [str]})
 FIELDS.update({"not_promised": [str]})
@@ -191,7 +191,8 @@ def check_times(told):
         return
     ends = [each["effective_ms"] for _, each in openers(told)]
     must(None not in ends, "something opens an epoch yet that held the key")
-    effective = max(told["scheduled_ms"], until, *ends)
+    must(told["copies_until_ms"] is not None, "a registered copy still has one of the keys")
+    effective = max(told["scheduled_ms"], until, told["copies_until_ms"], *ends)
     must(told["effective_ms"] == effective, "it is effective since another time")
     must(effective <= told["issued_ms"], "it was issued before it was effective")
 

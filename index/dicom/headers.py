@@ -7,14 +7,18 @@ data is located, never read. This module does not decide what an attribute means
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Final
 
 from coffer.index.dicom.attributes import (
     ITEM_ATTRIBUTES,
     SPECIFIC_CHARACTER_SET,
+    STUDY_UID,
     WANTED,
     Values,
     is_supported,
@@ -44,6 +48,11 @@ _DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"
 _INFLATE_STEP: Final = 64 << 10
 _MOST_INFLATED: Final = 16 << 20
 _NO_END: Final = 1 << 62
+# Where the header of an element of the identity's groups may begin, Explicit VR Little Endian.
+_HEADING: Final = re.compile(rb"[\x08\x10\x18\x20]\x00..(?:AE|AS|CS|DA|DT|IS|LO|LT|PN|SH|ST|TM|UI)", re.DOTALL)
+_RESUME_WITHIN: Final = 64 << 10
+_MOST_RESUMED: Final = 64
+_RESUME_LIMITS: Final = HeaderLimits(bytes=1 << 20, elements=2000, seconds=0.1)
 
 QUERY_LIMITS: Final = HeaderLimits(bytes=4 << 20, depth=8, elements=1000, seconds=1.0, value=1 << 20, items=1)
 _LONGEST_IDENTIFIER: Final = 1 << 20
@@ -146,12 +155,43 @@ def scan(
     end = inflated.end() if inflated else length
     walk = _walk(source, end, transfer_syntax, limits, wanted, stop_at_pixels=inflated is not None)
     walk.run()
-    problem = walk.problem
-    if inflated is not None and walk.pixel is None:
+    pixel, problem = walk.pixel, walk.problem
+    if problem is not None and pixel is None and STUDY_UID in wanted:
+        pixel = _resume(walk, source, end, transfer_syntax, wanted, stop_at_pixels=inflated is not None)
+    if inflated is not None and pixel is None:
         problem = inflated.problem or problem  # once pixel data is found, the header is known to be complete
     if length == 0:
         problem = "data set is empty"
-    return _header(walk, transfer_syntax, problem, inflated=inflated is not None)
+    return _header(walk, pixel, transfer_syntax, problem, inflated=inflated is not None)
+
+
+def _resume(
+    walk: Walk, read: Read, length: int, transfer_syntax: str, wanted: frozenset[int], *, stop_at_pixels: bool
+) -> PixelValue | None:
+    """Read on behind an element that no reading gets past, if the study's identity is still to come; its pixel data.
+
+    An object without it would be in no study, and nobody would find it. What is taken up has to lie at the root: it
+    reads to the end without a problem, and its tags ascend from those before (PS3.5 7.1).
+    """
+    if STUDY_UID in walk.elements:
+        return None
+    start = walk.position
+    for found in islice(_HEADING.finditer(read(start, min(start + _RESUME_WITHIN, length))), _MOST_RESUMED):
+        begin = start + found.start()
+        rest = _walk(
+            partial(_from, read, begin), length - begin, transfer_syntax, _RESUME_LIMITS, wanted,
+            stop_at_pixels=stop_at_pixels,
+        )  # fmt: skip
+        rest.run()
+        tags = [*walk.elements, *rest.elements]
+        if rest.problem is None and STUDY_UID in rest.elements and tags == sorted(set(tags)):
+            walk.elements.update(rest.elements)
+            return None if rest.pixel is None else rest.pixel._replace(offset=rest.pixel.offset + begin)
+    return None
+
+
+def _from(read: Read, begin: int, start: int, stop: int) -> bytes:
+    return read(begin + start, begin + stop)
 
 
 def scan_early(read: Read, transfer_syntax: str, limits: HeaderLimits) -> DataSetHeader | None:
@@ -161,9 +201,9 @@ def scan_early(read: Read, transfer_syntax: str, limits: HeaderLimits) -> DataSe
     """
     if transfer_syntax in _DEFLATED:
         return None
-    walk = _walk(read, _NO_END, transfer_syntax, limits, WANTED, stop_at_pixels=True)
+    walk = _walk(read, _NO_END, transfer_syntax, limits, WANTED, stop_at_pixels=True, arriving=True)
     walk.run()
-    return None if walk.pixel is None else _header(walk, transfer_syntax, walk.problem, inflated=False)
+    return None if walk.pixel is None else _header(walk, walk.pixel, transfer_syntax, walk.problem, inflated=False)
 
 
 def _walk(
@@ -174,6 +214,7 @@ def _walk(
     wanted: frozenset[int],
     *,
     stop_at_pixels: bool,
+    arriving: bool = False,
 ) -> Walk:
     return Walk(
         read,
@@ -184,12 +225,15 @@ def _walk(
         wanted_in_items=ITEM_ATTRIBUTES,
         limits=limits,
         stop_at_pixels=stop_at_pixels,
+        arriving=arriving,
     )
 
 
-def _header(walk: Walk, transfer_syntax: str, problem: str | None, *, inflated: bool) -> DataSetHeader:
+def _header(
+    walk: Walk, pixel: PixelValue | None, transfer_syntax: str, problem: str | None, *, inflated: bool
+) -> DataSetHeader:
     big = transfer_syntax == _EXPLICIT_BE
-    return DataSetHeader(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated)
+    return DataSetHeader(walk.elements, pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,23 +7,19 @@ everything read until then is kept. It interprets no values and knows no attribu
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Collection, Mapping
 from typing import Final
 
 from coffer.index.dicom.attributes import vr_of
 from coffer.index.dicom.elements import Element, Elements, HeaderLimits, PixelValue, Read
+from coffer.index.dicom.readings import HEAD_OF, items_are_explicit, odd_heading
 
 __all__ = ["Walk"]
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA: Final = 0x7FE00010
-# Bytes of an Explicit VR element's header: 12 for the VRs with a 32-bit length (PS3.5 7.1.2).
-_HEAD_OF: Final = {vr.encode(): 8 for vr in re.findall("..", "AEASATCSDADSDTFDFLISLOLTPNSHSLSSSTTMUIULUS")} | {
-    vr.encode(): 12 for vr in re.findall("..", "OBODOFOLOVOWSQSVUCUNURUTUV")
-}
 _EXPLICIT: Final = {False: struct.Struct("<HH2sH"), True: struct.Struct(">HH2sH")}
 _U32: Final = {False: struct.Struct("<I"), True: struct.Struct(">I")}
 _TAG_LENGTH: Final = {False: struct.Struct("<HHI"), True: struct.Struct(">HHI")}
@@ -38,7 +34,9 @@ class _Stop(Exception):  # noqa: N818  # leaves nested loops; never leaves this 
 class _Frame:
     """A data set, item, or sequence being walked. `stop` is the nearest enclosing end that is known."""
 
-    __slots__ = ("collected", "explicit", "is_sequence", "opaque", "sink", "stop", "tag", "undefined", "wanted")
+    __slots__ = (
+        "collected", "explicit", "is_sequence", "opaque", "sink", "stop", "tag", "undefined", "unknown", "wanted"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +54,7 @@ class _Frame:
         self.wanted = wanted  # which of them; None: all
         self.is_sequence = False
         self.opaque = False  # fragments: items hold bytes, not elements
+        self.unknown = False  # a sequence of VR UN in an Explicit VR data set
         self.collected: list[Elements] | None = None  # the wanted items of a sequence
         self.tag = 0
 
@@ -74,6 +73,7 @@ class Walk:
         limits: HeaderLimits,
         wanted_in_items: Mapping[int, Collection[int]] | None = None,
         stop_at_pixels: bool = False,
+        arriving: bool = False,
     ) -> None:
         self.elements: Elements = {}
         self.pixel: PixelValue | None = None
@@ -87,6 +87,7 @@ class Walk:
         self._wanted_in_items = wanted_in_items or {}  # by the tag of their sequence at the root
         self._limits = limits
         self._stop_at_pixels = stop_at_pixels  # what follows has not arrived yet, or would have to be inflated
+        self._arriving = arriving  # how an odd element is to be read depends on what follows it: the walk ends there
         self._window = b""
         self._base = 0
         self._bytes_left = limits.bytes
@@ -145,7 +146,7 @@ class Walk:
     def _detect_vr(self) -> None:
         """Senders mislabel Implicit and Explicit VR; the first element decides (as in pydicom and DCMTK)."""
         vr = self._window[4:6]
-        looks_explicit = vr in _HEAD_OF
+        looks_explicit = vr in HEAD_OF
         if looks_explicit and not self._explicit:
             group, number, length = _TAG_LENGTH[self._big].unpack_from(self._window)
             if length > self._length or vr_of(group << 16 | number).encode() == vr:
@@ -173,13 +174,13 @@ class Walk:
                 spent = 0
             if explicit:
                 group, number, written, length = unpack(window, offset)
-                head = _HEAD_OF.get(written, 0)
+                head = HEAD_OF.get(written, 0)
                 if head == 12:
                     if len(window) < offset + 12:
                         raise self._fail("data set ends inside an element header")
                     (length,) = _U32[big].unpack_from(window, offset + 8)
                 elif head == 0:
-                    head, written, length = self._odd_header(group, written, window, offset, length)
+                    head, written, length = self._odd_header(frame, group, window, offset)
             else:
                 group, number, length = unpack(window, offset)
                 head, written = 8, b""
@@ -213,16 +214,18 @@ class Walk:
             self._note("an item ends without its delimiter")
         self._pop()
 
-    def _odd_header(
-        self, group: int, written: bytes, window: bytes, offset: int, short_length: int
-    ) -> tuple[int, bytes, int]:
-        """An element whose VR is not in PS3.5: a delimiter, an unknown VR, or a run of Implicit VR."""
-        if group == 0xFFFE or not (written.isalpha() and written.isupper()):
-            if group != 0xFFFE:
-                self._note("an element has no valid VR")
+    def _odd_header(self, frame: _Frame, group: int, window: bytes, offset: int) -> tuple[int, bytes, int]:
+        """An element whose VR is not in PS3.5: a delimiter, or the reading of it that goes on."""
+        if group == 0xFFFE:
             return 8, b"", int(_U32[self._big].unpack_from(window, offset + 4)[0])
         self._note("an element has no valid VR")
-        return 8, b"UN", short_length
+        if self._arriving:
+            raise _Stop
+        self.position = self._base + offset
+        heading = odd_heading(self._read, self.position, frame.stop, big_endian=self._big)
+        if heading is None:
+            raise self._fail("an element has no valid VR")
+        return heading
 
     def _value(self, start: int, stop: int) -> bytes:
         self._bytes_left -= stop - start
@@ -291,6 +294,7 @@ class Walk:
         # PS3.5 6.2.2 note: the items of a UN element of undefined length are Implicit VR Little Endian.
         below = _Frame(stop, explicit=frame.explicit and vr != "UN", undefined=undefined, sink=None)
         below.is_sequence = True
+        below.unknown = vr == "UN" and frame.explicit and not self._big
         below.opaque = tag == _PIXEL_DATA or vr not in ("SQ", "UN", "")
         below.tag = tag
         wanted = frame.sink is not None and (frame.wanted is None or tag in frame.wanted)
@@ -353,8 +357,20 @@ class Walk:
             sink = {}
             frame.collected.append(sink)
         inside = None if self._wanted is None else self._wanted_in_items.get(frame.tag, ())
-        self._stack.append(_Frame(end, explicit=frame.explicit, undefined=undefined, sink=sink, wanted=inside))
+        explicit = frame.explicit or (frame.unknown and self._is_explicit(end))
+        self._stack.append(_Frame(end, explicit=explicit, undefined=undefined, sink=sink, wanted=inside))
         return True
+
+    def _is_explicit(self, end: int) -> bool:
+        """Whether the item that begins here holds Explicit VR, as some writers' UN does against PS3.5 6.2.2."""
+        if self._read(self.position + 4, self.position + 6) not in HEAD_OF:
+            return False
+        if self._arriving:
+            raise _Stop
+        explicit = items_are_explicit(self._read, self.position, end)
+        if explicit:
+            self._note("Explicit VR inside an element of unknown VR")
+        return explicit
 
     def _pop(self) -> None:
         frame = self._stack.pop()

@@ -20,6 +20,7 @@ from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import NO_CLAIM, EpochRow, KeyState
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.memory.heap import sweep
+from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.officer_record import RecordAsRead
 from coffer.keys.values.waiting_event import WaitingEvent
@@ -124,8 +125,10 @@ def supersede(keyring: Keyring, done: Rekey, *, now_ms: int, until_ms: int) -> N
         if before != done.encode() or is_shredded(keyring, done.old):
             raise ShreddedError(f"key {done.old.hex()[:8]} is no longer being replaced")
         row, _ = keyring.opened(done.old, value)
-        tombstone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
-        expected = [(row_key, value), (done.row_key, before), (tombstone_key, None)]
+        feed = keyring.row(rows.CHANGES_KEY)
+        dropped = int.from_bytes(feed or b"", "big")
+        tombstone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new, dropped=dropped)
+        expected = [(row_key, value), (done.row_key, before), (tombstone_key, None), (rows.CHANGES_KEY, feed)]
         put, removed = [(tombstone_key, tombstone.encode())], [row_key, done.row_key]
         if keyring.amend(put, removed, expected, gone=[done.old]):
             return
@@ -173,11 +176,24 @@ def is_dropped(keyring: Keyring, key_id: bytes) -> bool:
 
 def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
     """Remove the wrapped form of shredded keys from the keyring, and what is left of them in the heap; durable on
-    return, harmless when repeated."""
-    gone = [rows.STUDY_PREFIX + key_id for key_id in key_ids if is_shredded(keyring, key_id)]
-    if gone:
-        keyring.amend([], gone)
-        sweep()
+    return, harmless when repeated. The tombstones say from which entry of the feed on no copy of the keyring has it."""
+    while True:
+        feed = keyring.row(rows.CHANGES_KEY)
+        expected: list[tuple[bytes, bytes | None]] = [(rows.CHANGES_KEY, feed)]
+        put: list[tuple[bytes, bytes]] = []
+        there = {
+            each: stone for each, stone in tombstones_of(keyring, key_ids).items() if not is_dropped(keyring, each)
+        }
+        for key_id, tombstone in there.items():
+            row_key = rows.TOMBSTONE_PREFIX + key_id
+            put.append((row_key, replace(tombstone, dropped=int.from_bytes(feed or b"", "big")).encode()))
+            expected.append((row_key, tombstone.encode()))
+        if not there:
+            return
+        gone = [rows.STUDY_PREFIX + key_id for key_id in there]
+        if keyring.amend(put, gone, expected, gone=[SOMETHING_ELSE]):
+            sweep()
+            return
 
 
 def forget(keyring: Keyring, key_ids: Iterable[bytes], random: Random) -> int:

@@ -16,6 +16,7 @@ class RecordKind(Enum):
 
     HOLD = b"L"
     REQUEST = b"Q"  # to shred, waiting for another officer
+    COPY = b"Y"  # of the keyring, or of what opens it
 
     def row_key(self, record_id: str) -> bytes:
         """Return the key of a record's row; the id is hexadecimal. Raises ValueError for one that is not."""

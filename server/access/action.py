@@ -43,6 +43,12 @@ class Action(StrEnum):
     RECOVER = "recover"
     ACCEPT_LOSS = "accept-loss"
     RENEW_MARK = "renew-mark"
+    # Copies
+    BACKUP = "backup"
+    RESTORE = "restore"
+    PRUNE = "prune"
+    REHEARSE = "rehearse"  # a restore of a sample, to prove that backups can be restored
+    MAKE_RECIPIENT = "make-recipient"
     # Keys
     AUDIT_KEYS = "audit-keys"
     ROTATE = "rotate"
@@ -54,6 +60,7 @@ class Action(StrEnum):
     DRILL = "drill"
     BURN = "burn"
     RECOVER_KEY = "recover-key"
+    REGISTER_COPY = "register-copy"
     # What is kept, and what is erased
     HOLD = "hold"
     RELEASE = "release"

@@ -34,6 +34,8 @@ _MODULES: Final = {
     "checkpoint": "integrity.checkpoint",
     "status": "status",
     "clock": "integrity.clock",
+    "backup": "backup.group",
+    "restore": "backup.restore",
     "keys": "keys.group",
     "shred": "erasure.shred",
     "hold": "erasure.hold",

@@ -43,7 +43,6 @@ the remedy."""
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
     from coffer.archive.repair.planted import planted
-    from coffer.server.anchor.key_place import exposed_key
     from coffer.server.clock.trust import trust
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
@@ -62,7 +61,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]
         refusal = refusal_of(archive) or objection(path, "store")
-        degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
+        degraded = _degraded(archive)
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
@@ -99,6 +98,15 @@ def status(chosen: Chosen, listed: bool) -> None:
         }
     )
     _say(details)
+
+
+def _degraded(archive: ReadableArchive) -> list[str]:
+    """What protects less than it could."""
+    from coffer.server.anchor.key_place import exposed_key
+    from coffer.server.copies import register as copies
+
+    exposed = exposed_key(archive.config)
+    return [*archive.mark.concerns(), *copies.concerns(archive.keyring), *([exposed] if exposed else [])]
 
 
 def _oddities(stats: ArchiveStats) -> dict[str, str]:

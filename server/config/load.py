@@ -216,6 +216,12 @@ def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, s
         )
     yield from _access_contradictions(config)
     yield from _key_contradictions(config.keys)
+    if config.backup.keep_keys_days > config.keys.shred_hold_days:
+        yield (
+            ("backup", "keep_keys_days"),
+            "backup.keep_keys_days is above keys.shred_hold_days",
+            f"give at most {config.keys.shred_hold_days}: an older copy would open what certificates call erased",
+        )
     if config.limits.memory_total_bytes < config.limits.memory_object_bytes:
         yield (
             ("limits", "memory_total_bytes"),

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from coffer.server.config.access import Access
+from coffer.server.config.backup import Backup
 from coffer.server.config.doors import GIB, KIB, MIB, AeTitle, Dimse, Host, Http, Port, Seconds
 from coffer.server.config.integrity import Integrity
 from coffer.server.config.providers import AwsKms, Pkcs11, VariableName
@@ -278,4 +279,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     patients: Patients = Patients()
     versions: Versions = Versions()
     integrity: Integrity = Integrity()
+    backup: Backup = Backup()
     log: Logging = Logging()

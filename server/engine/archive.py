@@ -6,6 +6,7 @@ suffices. `server.engine.opening` makes them; they know nothing of messages.
 """
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from coffer.archive.body.sealed_body import BodyReader
+from coffer.archive.events import codec
+from coffer.archive.events.clocks import LogEpochBegun
 from coffer.archive.events.event import Event
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.marks import MarkRenewed
@@ -27,6 +30,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.free_space import FreeSpace
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.marked_log import holds_marked_records
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
 from coffer.index.tables.rows import Version
@@ -38,6 +42,7 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.decision import policy_of
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
+from coffer.server.copies import register as copies
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
@@ -132,7 +137,7 @@ class ReadableArchive:
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
-        found += [*self.mark.concerns(), *self.contradictions()]
+        found += [*self.mark.concerns(), *self.contradictions(), *copies.concerns(self.keyring)]
         if self.shortfall is not None:
             found.append(str(self.shortfall))
         skipped = self.index.skipped_objects
@@ -317,9 +322,15 @@ class WritableArchive(KeyAdminArchive):
 
     def renew_mark(self, reason: str, officer: Officer) -> None:
         """Make the mark outside the folder anew, of the archive as it is now, with an event of who decided that and
-        why; both durable on return, the event first. Raises CofferError."""
+        why; both durable on return, the event first. Where the log is not the one that the mark names, it goes on in a
+        new epoch. Raises CofferError."""
         self.sign_checkpoint()
-        before, signed = self.mark.find(), self.log.signed
+        before = self.mark.find()
+        if before is not None and not holds_marked_records(self.folder, before):
+            begun = LogEpochBegun(epoch=self.log.epoch + 1, holder=socket.gethostname(), why="loss")
+            self.index.cover(self.log.begin_epoch(codec.encode(begun)).id, self.log.tip)
+            self.sign_checkpoint()
+        signed = self.log.signed
         assert signed is not None  # a log that is open for writing has one
         left = TreeHead(records=signed.size, root=signed.root.hex())
         was = None if before is None else TreeHead(records=before.size, root=before.root.hex())

@@ -1,8 +1,9 @@
 """How far the erasure of each shredded study has progressed.
 
 Rule: `scheduled` means that no process of this archive uses the key any more; `effective` that no backup kept as
-configured can yield it: the retention time of keyring backups is over, and everything that could ever open an epoch
-under which the key was wrapped has given its receipt. Neither covers objects that were exported before.
+configured can yield it: the retention time of keyring backups and every registered copy are over, and everything that
+could ever open an epoch under which the key was wrapped has given its receipt. Neither covers objects that were
+exported before.
 """
 
 import os
@@ -15,6 +16,7 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import forget, is_dropped, tombstones
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.server.clock.trust import granting_ms
+from coffer.server.copies.register import Copy, copies, open_copies
 
 __all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "forget_names", "openers", "shares"]
 
@@ -32,18 +34,19 @@ class Erasure:
     opened_by: tuple[str, ...]
     is_dropped: bool  # its wrapped form was removed from the keyring
     is_over: bool  # the retention time of keyring backups
+    copies: tuple[tuple[str, Copy], ...] = ()  # registered ones that have the key, by id
 
     @property
     def state(self) -> str:
         """`scheduled` or `effective`."""
-        return EFFECTIVE if self.is_dropped and self.is_over and not self.open_epochs else SCHEDULED
+        return EFFECTIVE if self.is_dropped and self.is_over and not self.open_epochs and not self.copies else SCHEDULED
 
 
 def erasures(keyring: Keyring, now_ms: Callable[[], int] | None = None) -> list[Erasure]:
     """Every shredded key, oldest first; no window is over by a clock in doubt. Asks the providers whether destroyed
     secrets are back."""
     now = now_ms() if now_ms else granting_ms(keyring)
-    shredded = tombstones(keyring)
+    shredded, registered = tombstones(keyring), copies(keyring)
     still_open = openers(keyring, now, max((each.epoch for each in shredded.values()), default=0))
     found = [
         Erasure(
@@ -53,6 +56,7 @@ def erasures(keyring: Keyring, now_ms: Callable[[], int] | None = None) -> list[
             tuple(what for epoch, by in still_open.items() if epoch <= tombstone.epoch for what in by),
             is_dropped(keyring, key_id),
             tombstone.until_ms <= now,
+            tuple(open_copies(registered, tombstone, now)),
         )
         for key_id, tombstone in shredded.items()
     ]

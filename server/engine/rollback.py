@@ -17,6 +17,7 @@ from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
 from coffer.archive.events.recorded import Occurrence, Recorded
+from coffer.archive.events.shares import CopyGone, CopyRegistered
 from coffer.archive.events.shreds import (
     ShredApproved,
     ShredCancelled,
@@ -105,8 +106,8 @@ class Missed:
         counted = (
             (self.keyless, "{} studies have no key"),
             (self.revived, "{} keys that a rekey replaced are alive in it"),
-            (self.lost, "{} holds or requests to shred are missing from it"),
-            (self.ended, "{} holds or requests to shred that were ended are in it"),
+            (self.lost, "{} holds, requests to shred or registered copies are missing from it"),
+            (self.ended, "{} holds, requests to shred or registered copies that were ended are in it"),
             (self.epoch if epoch < self.epoch else 0, "the keys were moved to epoch {} since"),
         )
         return [f"older than the log: {what.format(number)}" for number, what in counted if number]
@@ -262,18 +263,19 @@ def _read(  # noqa: PLR0917
 
 
 def note_in(event: Event | UnknownEvent) -> tuple[tuple[RecordKind, str], bool] | None:
-    """Return the hold or request that an event is about, by kind and id, and whether it is in force since; None for
-    any other event."""
+    """Return the hold, request or copy that an event is about, by kind and id, and whether it is in force since; None
+    for any other event."""
+    found = None
     match event:
-        case HoldAdded(hold=hold):
-            return (RecordKind.HOLD, hold), True
-        case HoldRemoved(hold=hold):
-            return (RecordKind.HOLD, hold), False
+        case HoldAdded(hold=hold) | HoldRemoved(hold=hold):
+            found = (RecordKind.HOLD, hold), isinstance(event, HoldAdded)
+        case CopyRegistered(copy=copy) | CopyGone(copy=copy):
+            found = (RecordKind.COPY, copy), isinstance(event, CopyRegistered)
         case ShredRequested(request=request) | ShredApproved(request=request):
-            return (RecordKind.REQUEST, request), True
+            found = (RecordKind.REQUEST, request), True
         case ShredCancelled(request=request) | StudyShredded(request=str(request)):
-            return (RecordKind.REQUEST, request), False
-    return None
+            found = (RecordKind.REQUEST, request), False
+    return found
 
 
 def _note(found: Missed, told: Recorded) -> None:

@@ -9,6 +9,7 @@ from coffer.archive.store.segment_store import LOG
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring.keyring import Keyring
+from coffer.server.copies.register import stale_since
 
 __all__ = ["ArchiveStats", "stats_of"]
 
@@ -29,6 +30,7 @@ class ArchiveStats:
     key_epoch: int
     key_epoch_age: float
     key_rotation_unfinished: bool
+    key_copies_stale: bool
     conflicts: int
     shared_studies: int
     differing_studies: int
@@ -65,6 +67,7 @@ def stats_of(
         key_epoch=keyring.epoch,
         key_epoch_age=keyring.epoch_age_seconds(clock_ms()),
         key_rotation_unfinished=bool(keyring.partly_rotated()),
+        key_copies_stale=bool(stale_since(keyring)),
         conflicts=seen.conflicts,
         shared_studies=seen.shared_studies,
         differing_studies=seen.differing_studies,

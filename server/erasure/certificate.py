@@ -39,12 +39,14 @@ from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.mailbox import events
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
+from coffer.server.copies.register import latest_end
 from coffer.server.engine import erasure_state
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.erasure.approvals import waiting_requests
 from coffer.server.erasure.history import ErasureHistory, RecordedEvent, StepWord
 from coffer.server.erasure.proved_openers import ProvedOpeners
 from coffer.server.erasure.shred import wait_until_settled
+from coffer.server.keyops.backup_copies import follow_backups
 
 __all__ = ["Certifier", "IssuedCertificate"]
 
@@ -80,6 +82,7 @@ class Certifier:
         """
         archive.policy.require(by, Action.CERTIFY)
         archive.keyring.require_whole()
+        follow_backups(archive)
         if not wait_until_settled(archive):
             raise UnavailableError("the writer has not recorded the last shreds", hint="run the command again")
         self._archive = archive
@@ -199,6 +202,13 @@ class Certifier:
                 " are shredded but can still be opened: the study is not erased",
                 hint="coffer shred list shows what still opens them; coffer shred finish destroys that",
             )
+        held = [each for each in self._history.copies.values() if any(each.has_key(self._tombstones[k]) for k in keys)]
+        copies_until = latest_end(held) if all(each.is_over(clock_ms()) for each in held) else None
+        if is_effective and copies_until is None:
+            raise IntegrityError(
+                "the log names a copy that can open the study and is not in the keyring's register",
+                hint="put the newest keyring back, then coffer keys audit",
+            )
         until = max(self._tombstones[key].until_ms for key in keys)
         ends = [each.effective_ms or 0 for each in epochs]
         name = hmac_sha256(self._keyring.archive_key(derive.PSEUDONYM), _NAME_LABEL + first.name)[:16]
@@ -216,7 +226,8 @@ class Certifier:
             steps=tuple(step for step, _ in steps),
             scheduled_ms=first.scheduled_ms,
             backups_until_ms=until,
-            effective_ms=max(first.scheduled_ms, until, *ends) if is_effective else None,
+            copies_until_ms=copies_until,
+            effective_ms=max(first.scheduled_ms, until, copies_until or 0, *ends) if is_effective else None,
             keys=tuple(self._key(key, recorded, size) for key, recorded in zip(keys, gone, strict=True)),
             epochs=tuple(epochs),
             proofs=self._proofs(records, note),

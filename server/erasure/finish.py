@@ -14,9 +14,11 @@ from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.clock.trust import trust
+from coffer.server.copies.register import Copy
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures, forget_names
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
+from coffer.server.keyops.backup_copies import follow_backups
 from coffer.server.keyops.epochs import NO_RECEIPT_IN_DOUBT, EpochAdmin
 
 __all__ = ["Finished", "finish", "finish_keys"]
@@ -46,6 +48,11 @@ class Finished:
         """What still opens shredded keys, each once, in words."""
         return tuple(dict.fromkeys(what for each in self.erasures for what in each.opened_by))
 
+    @property
+    def copies(self) -> tuple[tuple[str, Copy], ...]:
+        """The registered copies that still have a shredded key, each once, with their ids."""
+        return tuple({own: (own, copy) for each in self.erasures for own, copy in each.copies}.values())
+
 
 def finish(
     archive: KeyAdminArchive,
@@ -69,6 +76,7 @@ def finish(
             "the writer has not finished the last shreds",
             hint="wait for it (coffer shred list), then run the command again",
         )
+    follow_backups(archive)
     epochs = EpochAdmin(archive.folder, archive.keyring, archive.config.keys, by, "coffer shred finish")
     with epochs.exclusive():
         done = finish_keys(archive.keyring, epochs, progress, destroy=destroy, early=early)

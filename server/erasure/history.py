@@ -1,5 +1,5 @@
 """What the log says about erasures: who requested and approved them, in which records, which objects each key sealed,
-what ever opened an epoch, and what of that was destroyed.
+what ever opened an epoch, what of that was destroyed, and which copies there were.
 
 Rule: one pass over the record headers; events are opened, objects are not.
 """
@@ -8,16 +8,19 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar
 
+import msgspec
+
 from coffer.archive.events.epochs import EpochDestroyed
 from coffer.archive.events.event import Event
 from coffer.archive.events.recorded import Recorded
 from coffer.archive.events.rekeys import StudyRekeyed
-from coffer.archive.events.shares import SharesBurned
+from coffer.archive.events.shares import CopyGone, CopyRegistered, SharesBurned
 from coffer.archive.events.shreds import ShredApproved, ShredRequested, StudyShredded
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring.keepers import Keeper
+from coffer.server.copies.register import Copy
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.openers import Openers
 
@@ -55,6 +58,7 @@ class ErasureHistory:
     objects: dict[bytes, list[int]] = field(default_factory=dict)
     keepers: dict[tuple[int, bytes], Keeper] = field(default_factory=dict)
     groups: dict[bytes, Group] = field(default_factory=dict)
+    copies: dict[str, Copy] = field(default_factory=dict)  # those reported destroyed end then
 
     def end_of(self, key_id: bytes) -> RecordedEvent[Event] | None:
         """Return what ended a key, or None; a key shredded during its rekey counts as shredded."""
@@ -97,6 +101,11 @@ class ErasureHistory:
                 self.receipts[event.epoch, bytes.fromhex(event.keeper)] = _recorded(header, at, event)
             case SharesBurned() as event:
                 self.burned.setdefault(bytes.fromhex(event.group), []).append(_recorded(header, at, event))
+            case CopyRegistered() as event:
+                until = event.ends_ms or 0
+                self.copies[event.copy] = Copy(event.of, event.place, until, event.newest, event.feed, event.by, at)
+            case CopyGone(copy=copy) if copy in self.copies:
+                self.copies[copy] = msgspec.structs.replace(self.copies[copy], until_ms=at)
             case ShredRequested() as event:
                 self.steps.setdefault(event.request, []).append(("asked", _recorded(header, at, event)))
             case ShredApproved() as event:

@@ -1,5 +1,6 @@
 """Rotations in the server: the job that finishes a rotation left by a stop, and rotates an epoch that is old enough;
-once an hour it lets the keyring forget which studies were erased.
+every ten minutes it registers the
+copies that backups made, and lets the keyring forget which studies were erased.
 
 Rule: an HSM may never answer, so nothing else waits for this job. When the server stops, the job ends after the keys it
 is moving; a turn that waits for its provider is left behind. A partly moved keyring opens, and the next start resumes.
@@ -13,6 +14,7 @@ from coffer.keys.errors import CofferError, LockedError
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.erasure_state import forget_names
+from coffer.server.keyops.backup_copies import follow_backups
 from coffer.server.keyops.epochs import EpochAdmin
 from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
@@ -22,7 +24,7 @@ __all__ = ["EpochJob"]
 _log = get_logger()
 _POLL_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 60.0
-_FORGET_SECONDS: Final = 3600.0
+_FORGET_SECONDS: Final = 600.0
 
 
 class _StoppedError(Exception):
@@ -41,7 +43,7 @@ class EpochJob:
         self._epochs = EpochAdmin(
             archive.folder, archive.keyring, archive.config.keys, Principal.service(), "coffer serve"
         )
-        self._failure = ""
+        self._failure = self._unknown = ""
         self._forgot = time.monotonic() - _FORGET_SECONDS
         self.stopping = threading.Event()
 
@@ -58,8 +60,8 @@ class EpochJob:
 
     def concerns(self) -> list[str]:
         """Return a concern if a rotation failed, or is half done and not under way."""
-        if self._failure:
-            return [self._failure]
+        if self._failure or self._unknown:
+            return [each for each in (self._failure, self._unknown) if each]
         keyring = self._archive.keyring
         if keyring.partly_rotated() and keyring.change_holder() is None:
             return ["a rotation of the keys was stopped and is half done; it is resumed at once"]
@@ -90,6 +92,12 @@ class EpochJob:
         if time.monotonic() - self._forgot < _FORGET_SECONDS:
             return
         self._forgot = time.monotonic()
+        try:
+            follow_backups(self._archive)
+        except CofferError as error:
+            self._unknown = f"nobody knows which copies of the keyring the backups' target has: {error}"
+            return
+        self._unknown = ""
         if count := forget_names(self._archive.keyring, self._archive.index.is_stored):
             _log.info("it was forgotten which studies were erased", name="erasure.forgotten", keys=count)
 

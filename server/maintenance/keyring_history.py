@@ -33,7 +33,7 @@ __all__ = ["EVENTS", "LoggedEvents", "contradictions"]
 
 EVENTS: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE, Kind.REPAIR})
 _TRIES: Final = 10
-_NAMES: Final = {RecordKind.HOLD: "hold", RecordKind.REQUEST: "request to shred"}
+_NAMES: Final = {RecordKind.HOLD: "hold", RecordKind.REQUEST: "request to shred", RecordKind.COPY: "copy"}
 
 
 @dataclass(slots=True)

@@ -63,6 +63,10 @@ class ArchiveFacts(Protocol):
         """Whether a rotation is running, or was stopped before its end."""
 
     @property
+    def key_copies_stale(self) -> bool:
+        """Whether no copy of the keyring, or of what opens it, was registered since the last rotation."""
+
+    @property
     def key_trouble(self) -> int:
         """Findings about the keyring at start."""
 
@@ -107,6 +111,11 @@ _GAUGES = (
         "key_rotation_unfinished",
         "coffer_key_rotation_unfinished",
         "Whether a rotation is running, or was stopped before its end.",
+    ),
+    (
+        "key_copies_stale",
+        "coffer_key_copies_stale",
+        "Whether no copy of the keyring, or of what opens it, was registered since the last rotation.",
     ),
     ("conflicts", "coffer_conflicts", "Stored versions of instances that are not served, because another one is."),
     ("skipped", "coffer_skipped_objects", "Stored objects that no query finds: they cannot be read or opened now."),

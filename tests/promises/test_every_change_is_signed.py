@@ -142,6 +142,7 @@ def damage() -> None:
 BESIDE: dict[str, Callable[[], Words]] = {
     "hold add": lambda: ("hold", "add", UIDS[0], *REASON),
     "hold remove": lambda: ("hold", "remove", told_holds()[-1]),
+    "keys copied": lambda: ("keys", "copied", "--to", "tape", "--until", "2099-12-31"),
     "shred request": lambda: ("shred", "request", UIDS[0], *REASON),
     "shred cancel": lambda: ("shred", "cancel", request_id()),
     "keys split": lambda: ("keys", "split", "-n", "3", "-k", "2", "-o", "more"),
@@ -199,6 +200,8 @@ CHANGE_NO_KEYRING = {
     "checkpoint show", "checkpoint prove-inclusion", "checkpoint prove-consistency", "checkpoint check", "status",
     "clock show", "keys audit", "keys export", "keys list", "shred list", "shred check", "hold list", "config check",
     "completion", "access explain", "reload", "tls check", "tls init",
+    "backup run", "backup list", "backup verify", "backup prune", "backup drill", "restore",
+    "backup recipient new", "backup recipient show",
     "users add", "users change", "users list", "users passwd", "users remove",  # a file beside the configuration
 }  # fmt: skip
 BEGIN_ONE = {"init", "serve", "demo"}  # the keyring that they make is the first; a server signs every minute

@@ -42,6 +42,7 @@ from coffer.server.erasure.approvals import ShredRequests
 from coffer.server.erasure.certificate import Certifier
 from coffer.server.erasure.finish import finish
 from coffer.server.erasure.shred import Authorization, Shredding
+from coffer.server.keyops.copy_register import CopyRegister
 from coffer.server.keyops.epochs import destroy, rotate
 from coffer.server.keyops.rekey_order import RekeySelection, order
 from coffer.server.keyops.share_files import burn_shares, split_key
@@ -80,6 +81,14 @@ COMMANDS = [
     ("recover accept-loss --to 1", Action.ACCEPT_LOSS),
     ("mark show", Action.INSPECT),
     ("mark renew --reason r", Action.RENEW_MARK),
+    ("backup run /b --no-keys", Action.BACKUP),
+    ("backup list /b", Action.INSPECT),
+    ("backup verify latest /b", Action.VERIFY),
+    ("backup prune /b", Action.PRUNE),
+    ("backup drill latest /b", Action.REHEARSE),
+    ("backup recipient new me.identity", Action.MAKE_RECIPIENT),
+    ("backup recipient show coffer.toml", Action.INSPECT),
+    ("restore latest restored --from /b --no-keys", Action.RESTORE),
     ("scrub show", Action.INSPECT),
     ("scrub acknowledge", Action.ACKNOWLEDGE),
     ("checkpoint show", Action.INSPECT),
@@ -100,6 +109,8 @@ COMMANDS = [
     ("keys recover --share a.txt --share b.txt", Action.RECOVER_KEY),
     ("keys drill --share a.txt --share b.txt", Action.DRILL),
     ("keys burn 5f1c0a77a52688ed 1", Action.BURN),
+    ("keys copied --to tape", Action.REGISTER_COPY),
+    ("keys copies", Action.INSPECT),
     ("shred study 1.2.3 --reason r --yes", Action.SHRED),
     ("shred study 1.2.3 --dry-run", Action.PREVIEW_SHRED),
     ("shred request 1.2.3 --reason r", Action.REQUEST_SHRED),
@@ -309,6 +320,8 @@ USE_CASES: dict[str, Callable[[WriterServices, Config, Path], object]] = {
     "versions.versions_of": lambda s, c, p: versions_of(s.archive, "1.2.3", WHO),
     "versions.one_version": lambda s, c, p: one_version(s.archive, "1.2.3", 1, WHO),
     "holds.add": lambda s, c, p: HoldAdmin(s.archive).add(Hold(UID, "", "r", "", WHO.officer, 0)),
+    "copies.add": lambda s, c, p: CopyRegister(s.archive).add("keyring", "tape", 0, WHO),
+    "copies.report_gone": lambda s, c, p: CopyRegister(s.archive).report_gone("5f", "r", WHO),
     "holds.remove": lambda s, c, p: HoldAdmin(s.archive).remove("5f", WHO),
     "approvals.add": lambda s, c, p: ShredRequests(s.archive).add([], "r", WHO),
     "approvals.cancel": lambda s, c, p: ShredRequests(s.archive).cancel("5f", WHO),

@@ -266,8 +266,8 @@ def open_rows(
     unfinished: dict[bytes, bytes] = {}
     for key, row in rows.items():
         if key[:1] == b"T":
-            need(len(key) == 17 and len(row) == 56 and row[:2] == b"\0\2" and row[2] < 2 and row[3] < 2, "tombstone")
-            need((row[2] == 1) == any(row[40:]), "tombstone")
+            need(len(key) == 17 and len(row) == 64 and row[:2] == b"\0\3" and row[2] < 2 and row[3] < 2, "tombstone")
+            need((row[2] == 1) == any(row[40:56]), "tombstone")
             shredded[key[1:]] = struct.unpack(">IQQ", row[4:24])
             need(row[3] == 0 or b"K" + key[1:] not in rows, "a replaced key that is still there")
             need(b"K" + key[1:] not in rows or rows[b"K" + key[1:]][4] == 2, "a shredded key that is not marked")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from coffer.server.cli.erasure import parts_to_shred
 from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
 
 if TYPE_CHECKING:
+    from coffer.server.copies.register import Copy
     from coffer.server.erasure.approvals import ShredRequest
     from coffer.server.erasure.finish import Finished
 
@@ -64,6 +66,8 @@ def _as_json(done: Finished, epoch: int) -> dict[str, Any]:
         "no_receipt": done.missing,
         "to_be_destroyed": done.waiting,
         "opened_by": done.opened_by,
+        "copies": [own for own, _ in done.copies],
+        "copies_until": _last_end(done.copies),
         "effective": done.effective,
         "scheduled": len(done.erasures) - done.effective,
         "index_written_anew": done.is_index_new,
@@ -84,6 +88,8 @@ def _say(done: Finished, epoch: int, *, is_end: bool) -> None:
         output.say(
             "now back up the keyring and what opens it (key file, HSM backup, new shares), and destroy older copies"
         )
+    for line in _of_copies(done.copies):
+        output.say(output.plain(line))
     for what in done.opened_by if is_end else ():
         output.say(output.plain(f"it can still be opened by {what}"))
     if not done.is_index_new:
@@ -110,6 +116,7 @@ def list_shreds(chosen: Chosen) -> None:
         from coffer.server.engine.erasure_state import erasures
         from coffer.server.erasure.approvals import waiting_requests
 
+        found = erasures(archive.keyring)
         requests = [_request_row(request_id, one) for request_id, one in waiting_requests(archive)]
         shreds = [
             {
@@ -120,8 +127,9 @@ def list_shreds(chosen: Chosen) -> None:
                 "backups_until": output.when(each.tombstone.until_ms),
                 "epochs_to_destroy": list(each.open_epochs),
                 "opened_by": list(each.opened_by),
+                "copies": [own for own, _ in each.copies],
             }
-            for each in erasures(archive.keyring)
+            for each in found
         ]
     if chosen.json:
         output.as_json({"requests": requests, "shreds": shreds})
@@ -133,6 +141,31 @@ def list_shreds(chosen: Chosen) -> None:
     output.table(columns, ([_text(row[name]) for name in columns] for row in shreds))
     for what in dict.fromkeys(what for row in shreds for what in row["opened_by"]):
         output.say(output.plain(f"what was shredded can still be opened by {what}"))
+    for line in _of_copies({own: copy for each in found for own, copy in each.copies}.items()):
+        output.say(output.plain(line))
+
+
+def _of_copies(found: Collection[tuple[str, Copy]]) -> Iterator[str]:
+    """What is to be said of registered copies that still have a shredded key."""
+    for own, copy in found:
+        end = f"until {output.when(copy.until_ms)}" if copy.until_ms else "and has no end"
+        yield f"{copy} still has a shredded key, {end}"
+        if copy.backup:
+            yield "  once it is old enough: coffer backup prune"
+        else:
+            yield f"  once it is destroyed: coffer keys copied --gone {own} --reason TEXT"
+    if found:
+        last = _last_end(found)
+        when = f"before {last}" if last else "until each copy without an end is reported destroyed"
+        yield f"what was shredded is not effectively erased {when}"
+
+
+def _last_end(found: Collection[tuple[str, Copy]]) -> str | None:
+    """When the last copy ends; None if there is none, or one without an end."""
+    from coffer.server.copies.register import latest_end
+
+    last = latest_end(copy for _, copy in found)
+    return output.when(last) if last else None
 
 
 def _request_row(request_id: str, one: ShredRequest) -> dict[str, Any]:

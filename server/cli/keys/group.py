@@ -11,6 +11,7 @@ from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.keys.audit import audit
+from coffer.server.cli.keys.copies import copied, copies
 from coffer.server.cli.keys.rekey import rekey
 from coffer.server.cli.keys.rotate import destroy, rotate
 from coffer.server.cli.keys.shares import burn, drill, recover, split
@@ -33,7 +34,7 @@ def keys() -> None:
     """
 
 
-for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill, burn):
+for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill, burn, copied, copies):
     keys.add_command(_command)
 
 

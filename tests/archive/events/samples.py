@@ -11,7 +11,15 @@ from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.rekeys import RekeyOrdered, StudyRekeyed
 from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
-from coffer.archive.events.shares import KeyRecovered, SharesBurned, SharesDrilled, SharesGivenUp, SharesMade
+from coffer.archive.events.shares import (
+    CopyGone,
+    CopyRegistered,
+    KeyRecovered,
+    SharesBurned,
+    SharesDrilled,
+    SharesGivenUp,
+    SharesMade,
+)
 from coffer.archive.events.shreds import (
     CertificateIssued,
     ShredApproved,
@@ -86,6 +94,8 @@ SAMPLES: Final[tuple[Event, ...]] = (
     LogEpochBegun(epoch=1, holder="golden", why="an example"),
     MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
     UsersLoaded(users_hash=HASH, users=12, single_officer=False, treatment_without_consent=True),
+    CopyRegistered(copy="01020304", of="keyring", place="tape 17", newest=2, feed=9, ends_ms=1_762_592_000_000, by=BY),
+    CopyGone(copy="01020304", of="provider", place="safe", newest=2, reason="in the shredder", by=BY),
 )
 ANY: Final = RekeyOrdered(new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

@@ -70,7 +70,10 @@ def test_every_real_file_has_the_values_that_pydicom_reads(shared_data: Path) ->
         data, syntax = split(path)
         dataset = pydicom.dcmread(path)
         header = header_of(data, syntax)
+        last = max(dataset.keys())  # pydicom ends at an element that it cannot read; dcmdump does not
         for tag, attribute in ATTRIBUTES.items():
+            if tag > last:
+                continue
             if attribute.vr == "SQ":
                 items = len(dataset[tag].value) if tag in dataset else 0
                 found = header.elements.get(tag)

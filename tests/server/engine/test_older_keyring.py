@@ -10,6 +10,7 @@ from coffer.archive.events import codec
 from coffer.archive.events.event import Event
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
 from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shares import CopyGone, CopyRegistered
 from coffer.archive.events.shreds import ShredCancelled, ShredRequested, StudyShredded
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
@@ -24,6 +25,7 @@ _NOTE = bytes(range(4))
 _CLASSES: dict[RecordKind, tuple[str, type[Event], type[Event]]] = {
     RecordKind.HOLD: ("hold", HoldAdded, HoldRemoved),
     RecordKind.REQUEST: ("request", ShredRequested, ShredCancelled),
+    RecordKind.COPY: ("copy", CopyRegistered, CopyGone),
 }
 
 
@@ -54,7 +56,10 @@ def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path
         killed = kept.copy(tmp_path / "killed")
     shutil.rmtree(killed.archive / "keyring")
     shutil.copytree(tmp_path / "then", killed.archive / "keyring")
-    with pytest.raises(HistoryError, match="1 holds or requests to shred are missing from it"), killed.opened():
+    with (
+        pytest.raises(HistoryError, match="1 holds, requests to shred or registered copies are missing from it"),
+        killed.opened(),
+    ):
         pass
 
 

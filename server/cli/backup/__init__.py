@@ -1,0 +1,1 @@
+"""`coffer backup` and `coffer restore`, one command per module."""
