@@ -121,6 +121,11 @@ def test_the_account_that_owns_the_file_of_users_starts_the_server_and_no_more()
     of = policy(user("admin"), owner="coffer")
     allowed = [each for each in Action if asked(of, each, Principal.person("coffer", "coffer")) == Permit()]
     assert allowed == [Action.SERVE]
+    timers = policy(user("admin"), user("auditor", accounts=frozenset({"coffer"})), owner="coffer")
+    who = Principal.person("u", "coffer")
+    assert [asked(timers, each, who) == Permit() for each in (Action.SERVE, Action.VERIFY, Action.REPAIR)] == [
+        True, True, False,
+    ]  # fmt: skip
 
 
 def test_of_several_roles_the_one_with_the_fewest_duties_decides() -> None:
