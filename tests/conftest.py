@@ -82,7 +82,14 @@ def shared_data() -> Path:
     return data
 
 
-SLOWEST = ("test_every_kill.py", "test_faults.py", "test_crash.py", "test_corpus.py", "test_bytes_in_bytes_out.py")
+SLOWEST = (
+    "test_install.py",
+    "test_every_kill.py",
+    "test_faults.py",
+    "test_crash.py",
+    "test_corpus.py",
+    "test_bytes_in_bytes_out.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
