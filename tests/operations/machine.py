@@ -33,8 +33,7 @@ def environment() -> dict[str, str]:
     """That of a login: nothing of the test's own Python or archive, but how pip reaches its packages."""
     foreign = ("COFFER_", "PYTHON", "VIRTUAL_ENV", "XDG_", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    pip = {"PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    return {**kept, **pip, "PATH": PATH, "HOME": str(Path("~root").expanduser())}
+    return {**kept, "PATH": PATH, "HOME": str(Path("~root").expanduser()), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 @dataclass(slots=True)

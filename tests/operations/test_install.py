@@ -23,6 +23,7 @@ from tests.operations.machine import Machine, machine
 from tests.peers.coffer_process import free_port, run_tool, tool
 from tests.server.filled import part10
 
+pytestmark = pytest.mark.timeout(1800)  # pip may have to fetch everything
 PAGES = ROOT / "docs" / "operations"
 UNITS, CONTAINER = PAGES / "deploy" / "systemd", PAGES / "deploy" / "container"
 DATA = ("/srv/coffer", "/var/lib/coffer", "/etc/coffer")
