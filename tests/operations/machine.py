@@ -87,26 +87,30 @@ class Machine:
 def machine(base: Path) -> Iterator[Machine]:
     """A machine that is gone when the block is left."""
     with volume_of("3g", base / "memory") as memory, contextlib.ExitStack() as last_first:
-        for name in ("upper", "work", "root"):
-            (memory / name).mkdir()
         root = memory / "root"
-        options = f"lowerdir=/,upperdir={memory}/upper,workdir={memory}/work"
         mounts = [
-            ("", ["-t", "overlay", "none", "-o", options]),
+            ("", _overlay("/", memory / "root-writes")),
             ("proc", ["-t", "proc", "none"]),
             ("tmp", ["-t", "tmpfs", "none"]),
             ("run", ["-t", "tmpfs", "none"]),
             ("dev", ["--bind", "/dev"]),
+            (str(ROOT)[1:], _overlay(str(ROOT), memory / "repository-writes")),  # it may be on another volume
         ]
-        for name, options_of_mount in mounts:
-            if subprocess.run(["mount", *options_of_mount, str(root / name)]).returncode:
+        for name, how in mounts:
+            (root / name).mkdir(parents=True, exist_ok=True)
+            if subprocess.run(["mount", *how, str(root / name)]).returncode:
                 absent("no copy of the root file system can be mounted here")
             last_first.callback(subprocess.run, ["umount", "-l", str(root / name)], check=True)
-        if not root.joinpath(str(ROOT)[1:], "pyproject.toml").exists():
-            absent("the repository is on another volume than the root file system")
         made = Machine(root)
         last_first.callback(made.units.end)
         yield made
+
+
+def _overlay(below: str, above: Path) -> list[str]:
+    """How to mount a folder so that what is written goes elsewhere."""
+    for name in ("upper", "work"):
+        (above / name).mkdir(parents=True)
+    return ["-t", "overlay", "none", "-o", f"lowerdir={below},upperdir={above}/upper,workdir={above}/work"]
 
 
 class Units:
