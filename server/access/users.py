@@ -83,8 +83,8 @@ class User:
 @dataclass(frozen=True, slots=True)
 class Directory:
     """All users. `owner` is the account that owns the file, the one that the server runs under; it may start the
-    server without being a user. `single_officer`: one person may hold roles that exclude each other, and approve what
-    they requested; this is recorded in the log and shown."""
+    server and verify without being a user. `single_officer`: one person may hold roles that exclude each other, and
+    approve what they requested; this is recorded in the log and shown."""
 
     users: tuple[User, ...] = ()
     single_officer: bool = False
