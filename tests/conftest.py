@@ -96,6 +96,7 @@ def shared_data() -> Path:
 
 
 SLOWEST = (
+    "test_install.py",
     "test_every_kill.py",
     "test_forgery.py",
     "test_faults.py",

@@ -38,7 +38,12 @@ def hashed_entry(entry: Entry, files: ExitStack) -> HashedEntry:
     body = entry.body
     if isinstance(body, SealedFile):
         file = files.enter_context(opened(body.path, body.length))
-        stream = partial(pieces, partial(read_exactly, file), body.length, body.sha256)
+
+        def read(offset: int, size: int) -> bytes:
+            body.went_on()
+            return read_exactly(file, offset, size)
+
+        stream = partial(pieces, read, body.length, body.sha256)
         return HashedEntry(entry, stream, body.length, body.sha256)
     return HashedEntry(entry, body, memoryview(body).nbytes, hashlib.sha256(body).digest())
 

@@ -1,5 +1,6 @@
 """What is appended to a log, the name and place that it gets there, and the end of a log: values only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,11 +15,13 @@ OWN_LOG: Final[LogId] = 0  # the archive's own log: events of keys stand there, 
 
 @dataclass(frozen=True, slots=True)
 class SealedFile:
-    """A body too large for memory: sealed bytes in a file, with their length and SHA-256."""
+    """A body too large for memory: sealed bytes in a file, with their length and SHA-256. `went_on` is called for each
+    piece that is read, because to commit a large one takes minutes."""
 
     path: Path
     length: int
     sha256: bytes
+    went_on: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -37,7 +38,7 @@ def connect(region: str, endpoint: str, timeout_seconds: float) -> Any:
         from botocore.config import Config
     except ImportError as error:
         raise ConfigError(
-            "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
+            "the aws-kms provider needs the package boto3", hint=f"{sys.executable} -m pip install 'coffer-dicom[aws]'"
         ) from error
     with kms_call("be set up"):
         return boto3.Session().client(

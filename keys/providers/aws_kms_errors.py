@@ -5,6 +5,7 @@ Rule: every call is made inside `kms_call`; no boto3 exception leaves it. Messag
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -64,7 +65,7 @@ def kms_call(doing: str) -> Iterator[None]:
         )
     except ImportError as error:
         raise ConfigError(
-            "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
+            "the aws-kms provider needs the package boto3", hint=f"{sys.executable} -m pip install 'coffer-dicom[aws]'"
         ) from error
     try:
         yield

@@ -7,6 +7,7 @@ foreign exception becomes one of ours here. It knows nothing of epochs.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,7 @@ def _library() -> Any:
         import pkcs11
     except ImportError as error:
         raise ConfigError(
-            "the pkcs11 provider needs the package python-pkcs11", hint="pip install 'coffer-dicom[pkcs11]'"
+            "the pkcs11 provider needs the package python-pkcs11",
+            hint=f"{sys.executable} -m pip install 'coffer-dicom[pkcs11]'",
         ) from error
     return pkcs11

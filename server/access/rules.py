@@ -117,14 +117,14 @@ class AccessRules:
 
     def by_role(self, asked: AccessRequest) -> Permit | Deny:
         """Once there are users, everybody is one of them, and may do what a role of theirs grants. What the server does
-        on its own passes; the account that owns the users' file may start it."""
+        on its own passes; what the account that owns the users' file starts by itself is no person's act."""
         who, users = asked.principal, self.directory
         if users.is_open or who.kind is PrincipalKind.SERVICE:
             return Permit()
+        if asked.action in _UNATTENDED and who.account and who.account == users.owner:
+            return Permit()
         user = users.of(who)
         if user is None:
-            if asked.action is Action.SERVE and who.account and who.account == users.owner:
-                return Permit()
             return Deny(
                 DenialReason.UNKNOWN_USER,
                 "no user of this archive was proved to be there",
@@ -228,6 +228,9 @@ class AccessRules:
             "request it with coffer shred request",
         )
 
+
+# Started by the host, at boot or by a timer, where nobody has logged in. Neither shows anybody an object.
+_UNATTENDED: Final = frozenset({Action.SERVE, Action.VERIFY, Action.BACKUP})
 
 Rule: TypeAlias = Callable[[AccessRules, AccessRequest], Permit | Deny]
 

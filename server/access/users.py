@@ -104,9 +104,9 @@ class User:
 @dataclass(frozen=True, slots=True)
 class Directory:
     """All users. `owner` is the account that owns the file, the one that the server runs under; it may start the
-    server without being a user. `single_officer`: one person may hold roles that exclude each other, and approve what
-    they requested. `treatment_without_consent`: this site declares that its law lets it treat patients without asking
-    each for consent. Both are recorded in the log and shown."""
+    server, verify and back up without being a user. `single_officer`: one person may hold roles that exclude each
+    other, and approve what they requested. `treatment_without_consent`: this site declares that its law lets it treat
+    patients without asking each for consent. Both are recorded in the log and shown."""
 
     users: tuple[User, ...] = ()
     single_officer: bool = False

@@ -21,7 +21,8 @@ It logs to standard error and holds the archive's writer lock. SIGTERM or Ctrl-C
 way (exit code 0, also while it is still opening the archive; a second signal changes nothing). SIGHUP stops it the
 same way if it was started from a terminal, and is ignored otherwise; a changed coffer.toml needs a restart. Exit code
 15: a part of it died and could not be restarted; start it again. find, get, verify and status work beside it; put and
-index rebuild do not."""
+index rebuild do not. It tells systemd when it serves, what keeps it from serving, and that it is not stuck
+(Type=notify, WatchdogSec=)."""
 )
 @click.option(
     "--insecure-open-role", is_flag=True, help="Listen on the network although there are no users, for a test network."

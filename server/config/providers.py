@@ -17,8 +17,8 @@ Url = Annotated[str, Meta(pattern=r"^(https?://[!-~]{1,250})?$")]
 
 
 class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A hardware security module over PKCS#11 (`pip install 'coffer-dicom[pkcs11]'`). The PIN is never in this
-    file."""
+    """A hardware security module over PKCS#11 (`/opt/coffer/bin/pip install 'coffer-dicom[pkcs11]'`).
+    The PIN is never in this file."""
 
     module: Annotated[
         Path,
@@ -39,8 +39,8 @@ class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AwsKms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """AWS Key Management Service (`pip install 'coffer-dicom[aws]'`). Credentials come from where AWS's own tools find
-    them (the instance's role, the environment, `~/.aws`), never from this file."""
+    """AWS Key Management Service (`/opt/coffer/bin/pip install 'coffer-dicom[aws]'`). Credentials come from where
+    AWS's own tools find them (the instance's role, the environment, `~/.aws`), never from this file."""
 
     region: Annotated[Region, Meta(description="Region of the keys. Empty: the one that AWS's tools find.")] = ""
     endpoint: Annotated[Url, Meta(description="A private endpoint. Empty: the region's public one.")] = ""

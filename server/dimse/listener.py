@@ -25,7 +25,7 @@ from coffer.server.dimse.refusal import Refusals, refuse_at_once
 from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
 from coffer.server.host.rate import Rates, source_of
-from coffer.server.host.sockets import display_address, listen
+from coffer.server.host.sockets import display_address, is_readable, listen
 from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Connected
 from coffer.server.observe.logs import get_logger
@@ -38,6 +38,7 @@ _BACKLOG: Final = 128
 _MOST_REFUSALS: Final = 32  # requests that are read at the same time, only to be rejected by their name in the log
 _RECEIVE_BUFFER: Final = 1 << 20
 _PAUSE_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 1.0
 _BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})  # the listening socket itself
 
 
@@ -137,7 +138,10 @@ class Listener:
             self._listen()
             self._is_broken = False
         while not self._stopping.is_set():
+            self.watched.go_on()
             try:
+                if not is_readable(self._socket, _LOOK_SECONDS):
+                    continue
                 sock, address = self._socket.accept()
             except OSError as error:
                 self._handle_accept_error(error)

@@ -1,1 +1,1 @@
-"""What a process needs from its host: watched threads, file descriptors, sockets, signals."""
+"""What a process needs from its host: watched threads, file descriptors, sockets, signals, its service manager."""

@@ -116,6 +116,10 @@ class Jobs:
         watched = [*self._needed, *(running.watched for running in list(self._running))]
         return {each.name: each.deaths for each in watched}
 
+    def silent_seconds(self) -> float:
+        """For how long the most silent of the threads that the server needs has not gone on."""
+        return max((watched.silent_seconds() for watched in list(self._needed)), default=0.0)
+
     def require_whole(self) -> None:
         """Return unless a thread that the server needs died and does not come back: then raise ServiceError."""
         for watched in list(self._needed):

@@ -43,6 +43,7 @@ class Watched:
         self._row = 0  # deaths one soon after the other
         self._row_began = 0.0
         self._begun: float | None = None  # when the present run did
+        self._went_on: float | None = None
         self._cause = ""
         self._is_shortage = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -55,6 +56,17 @@ class Watched:
         """Wait for the end, at most so long. Harmless where it was never started."""
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(seconds)
+
+    def go_on(self) -> None:
+        """Called by the work, often: it is not stuck. Work that never calls it is not looked at."""
+        self._went_on = self._clock()
+
+    def silent_seconds(self) -> float:
+        """For how long the work, which says so otherwise, has not said that it goes on; 0 if it has ended or died, for
+        which there are `trouble` and `is_lost`."""
+        if self._went_on is None or self._begun is None or self._stopping.is_set():
+            return 0.0
+        return self._clock() - max(self._went_on, self._begun)
 
     def is_alive(self) -> bool:
         """Whether its thread runs, be it between a death and the next beginning."""

@@ -28,6 +28,7 @@ from coffer.server.host import headroom
 from coffer.server.host.control import ControlSocket
 from coffer.server.host.job import Jobs
 from coffer.server.host.orders import Orders
+from coffer.server.host.service_manager import NOBODY, ServiceManager
 from coffer.server.host.signals import EndOrdered, Signals
 from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.tokens import read_tokens
@@ -61,9 +62,11 @@ _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a
 class Server:
     """A context manager that serves from enter to exit, once. `wait` blocks until `stop`."""
 
-    def __init__(self, config: Config, *, insecure_open_role: bool = False) -> None:
-        """`insecure_open_role` lets it listen on the network although there are no users."""
+    def __init__(self, config: Config, *, insecure_open_role: bool = False, manager: ServiceManager = NOBODY) -> None:
+        """`insecure_open_role` lets it listen on the network although there are no users; `manager` is told how the
+        server is doing."""
         self._config = config
+        self._manager = manager
         self._insecure_open_role = insecure_open_role
         self._exposed: list[str] = []
         self._metrics = Metrics()
@@ -138,6 +141,7 @@ class Server:
             self._keeper.start()
             self._jobs.need(self._keeper.watched)
         _log.info("the archive is being opened", name="server.opening", archive=str(config.archive))
+        self._manager.status("opening the archive")
         self._workers.launch()
         archive = open_for_service(config, self._metrics, self._wait_for_keys)
         self._services = services = WriterServices.of(archive)
@@ -163,6 +167,8 @@ class Server:
         self._jobs.start(SettlementJob(archive))
         keep_objects()
         self._state = ""
+        self._manager.ready()
+        self._tell_status()
         _log.info(
             "serving",
             name="server.serving",
@@ -218,9 +224,13 @@ class Server:
     def _reload(self) -> None:
         """Read users, keys of tokens and TLS files again. Raises ConfigError if any is not usable, UnavailableError:
         then what could not be read stays as it was."""
-        self._reload_users()
-        if self._keeper is not None:
-            self._keeper.reload(_RELOAD_SECONDS)
+        self._manager.reloading()
+        try:
+            self._reload_users()
+            if self._keeper is not None:
+                self._keeper.reload(_RELOAD_SECONDS)
+        finally:
+            self._manager.ready()
 
     def _reload_users(self) -> None:
         """Judge by the users as they are now: a user who was removed is denied from the next request on."""
@@ -254,6 +264,7 @@ class Server:
 
     def _wait_for_keys(self, error: UnavailableError, seconds: float) -> None:
         self._state = f"waiting for the key provider, {seconds:.0f} s more: {error}"
+        self._manager.status(self._state)
         _log.warning(
             "waiting for the key provider",
             name="provider.awaited",
@@ -304,7 +315,19 @@ class Server:
 
     def wait(self) -> None:
         """Block until `stop`. Raises ServiceError if a part that the server needs died and cannot be restarted."""
-        self._orders.wait_for_end(self._jobs.require_whole)
+        self._orders.wait_for_end(self._look)
+
+    def _look(self) -> None:
+        """Let nobody believe that a server works which does not: end if a needed part is lost, else tell how it is."""
+        self._jobs.require_whole()
+        self._manager.alive(self._jobs.silent_seconds)
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        if not self._manager.listens:
+            return
+        reasons = self.reasons()
+        self._manager.status(f"not ready: {'; '.join(reasons)}" if reasons else "serving")
 
     def stop(self) -> None:
         """Let `wait` return. May be called from a signal handler."""
@@ -316,8 +339,11 @@ class Server:
 
     def close(self) -> None:
         """Finish what is under way, then close every part, even if one fails. Harmless when repeated."""
-        self._state = "stopping"
+        self._state = "draining: requests under way are finished, nobody new is let in"
+        self._manager.stopping()
+        self._manager.status(self._state)
         self._last_first.close()
+        self._manager.close()
 
     def _close_archive(self) -> None:
         if self._services is not None:
@@ -334,7 +360,7 @@ def serve(config: Config, signals: Signals, *, insecure_open_role: bool = False)
     """
     logs.configure(config.log)
     logs.run_in_background()
-    run(Server(config, insecure_open_role=insecure_open_role), Server.wait, signals)
+    run(Server(config, insecure_open_role=insecure_open_role, manager=ServiceManager.of()), Server.wait, signals)
 
 
 def run(server: Server, work: Callable[[Server], None], signals: Signals) -> None:

@@ -55,6 +55,12 @@ class LogSink:
             return self.stream is not None and self.stream.isatty()
         return False
 
+    def fileno(self) -> int:
+        """The stream's descriptor, -1 if it has none."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return -1 if self.stream is None else self.stream.fileno()
+        return -1
+
     def start(self) -> None:
         """Write in a thread of its own from now on. If none is available, the next line tries again."""
         with self._lock:

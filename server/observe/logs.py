@@ -18,14 +18,14 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TextIO
 
 from coffer.keys.crypto.hedge import first_key
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Logging
-from coffer.server.observe.log_format import as_json, as_text
+from coffer.server.observe.log_format import as_json, as_text, for_journal, is_journal
 from coffer.server.observe.log_sink import LogSink
 
 __all__ = [
@@ -66,7 +66,12 @@ def configure(settings: Logging, stream: TextIO | None = None, *, level: str | N
     number: int = getattr(logging, (level or settings.level).upper())
     _level[0] = number
     sink = _sink_for(sys.stderr if stream is None else stream)
-    render = as_json if settings.format == "json" else partial(as_text, colours=sink.isatty())
+    to_journal = is_journal(sink.fileno(), os.environ.get("JOURNAL_STREAM", ""))
+    render: Callable[[Mapping[str, Any]], str] = as_json
+    if settings.format != "json":
+        render = partial(as_text, colours=sink.isatty(), stamped=not to_journal)
+    if to_journal:
+        render = partial(for_journal, render)
     sink.format_lost = partial(_line_of_lost, render)
     _take[0] = take = partial(_write, render, sink)
     _adopt_standard_loggers(take, number)
@@ -106,7 +111,7 @@ def _sink_for(stream: TextIO | None) -> LogSink:
 
 
 def _write(
-    render: Callable[[dict[str, Any]], str], sink: LogSink, level: str, event: str, fields: dict[str, Any]
+    render: Callable[[Mapping[str, Any]], str], sink: LogSink, level: str, event: str, fields: dict[str, Any]
 ) -> None:
     """Write one line, or lose it rather than raise an exception."""
     try:
@@ -172,7 +177,7 @@ def _stamped(level: str, event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "level": level, "timestamp": now.isoformat() + "Z"}
 
 
-def _line_of_lost(render: Callable[[dict[str, Any]], str], count: int) -> str:
+def _line_of_lost(render: Callable[[Mapping[str, Any]], str], count: int) -> str:
     event = {
         "event": "log lines were lost",
         "name": "log.lines_lost",

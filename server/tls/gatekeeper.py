@@ -172,6 +172,7 @@ class Gatekeeper:
         """Keep the process running until the server stops."""
         pause = _RESTART_SECONDS
         while not self._stopping.is_set():
+            self.watched.go_on()
             if self._control is None:
                 try:
                     self._launch()
@@ -204,6 +205,7 @@ class Gatekeeper:
     def _serve(self, control: Wire) -> None:
         """Take what it reports until it ends or hangs."""
         while is_readable(control.socket, _SILENT_SECONDS):
+            self.watched.go_on()
             try:
                 control.fill()
                 while (message := control.next()) is not None:

@@ -131,6 +131,7 @@ class Coordinator:
             self._end(client)
         self._batch.take()
         while not self._stopping.is_set():
+            self.watched.go_on()
             for key, events in self._selector.select(0 if self._more else _LOOK_SECONDS):
                 if key.data is None:
                     self._admit()
@@ -351,7 +352,7 @@ class Coordinator:
         if commit.path:
             self._archive.metrics.limited(Limit.MEMORY)
             path = self._archive.folder.spool / commit.path
-            body: memoryview | SealedFile = SealedFile(path, length, sealed.body_sha256)
+            body: memoryview | SealedFile = SealedFile(path, length, sealed.body_sha256, self.watched.go_on)
         else:
             shared = client.body(length)
             if not self._batch.has_room(length):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, Un
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import epoch_context
 from coffer.keys.memory.secret import Secret
+from coffer.keys.providers import pkcs11_token
 from coffer.keys.providers.aws_kms import KmsProvider, connect
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
@@ -218,3 +220,13 @@ def test_a_secret_has_an_id_of_its_own_wherever_it_lies(make: Maker) -> None:
     provider.destroy_epoch(1)
     later = make().holding(1)
     assert later is None or (later == first and provider.destroy_epoch(1).effective_ms)  # or it can be taken back
+
+
+@pytest.mark.parametrize(("library", "extra"), [("pkcs11", "pkcs11"), ("boto3", "aws")])
+def test_a_library_that_is_missing_is_installed_where_coffer_runs(
+    monkeypatch: pytest.MonkeyPatch, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match="needs the package") as refused:
+        pkcs11_token._library() if library == "pkcs11" else connect("", "", 1.0)
+    assert refused.value.hint() == f"{sys.executable} -m pip install 'coffer-dicom[{extra}]'"

@@ -98,3 +98,21 @@ def test_one_that_is_gone_is_told_and_lost() -> None:
     watched.start()
     watched.join(20)
     assert (watched.trouble(), watched.is_lost()) == ("the thread for a test is gone", True)
+
+
+def test_work_that_says_that_it_goes_on_is_silent_once_it_is_stuck_but_not_while_it_is_dead() -> None:
+    now = [0.0]
+    watched, work = started([], lambda: now[0])
+    assert work.settled.wait(20)
+    now[0] = 100.0
+    assert watched.silent_seconds() == 0.0  # it never said so: nobody waits for it
+    watched.go_on()
+    now[0] = 130.0
+    assert watched.silent_seconds() == 30.0
+    watched._die(MemoryError())
+    assert watched.silent_seconds() == 0.0
+    watched._begun = 150.0  # begun again: what it said in its former life counts no more
+    now[0] = 160.0
+    assert watched.silent_seconds() == 10.0
+    end(watched, work)
+    assert watched.silent_seconds() == 0.0

@@ -93,6 +93,25 @@ def test_text_is_coloured_on_a_terminal_only() -> None:
     assert "\x1b" not in written(Logging(format="text"))
 
 
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_the_journal_gets_the_level_in_front_and_no_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as journal:
+        found = os.fstat(journal.fileno())
+        for name in (f"{found.st_dev}:{found.st_ino}", f"{found.st_dev}:{found.st_ino + 1}"):
+            monkeypatch.setenv("JOURNAL_STREAM", name)  # as systemd sets it (systemd.exec(5))
+            logs.configure(Logging(format=format_), journal)
+            logs.get_logger().warning("odd", name="a.b")
+        journal.seek(0)
+        inside, elsewhere = journal.read().splitlines()
+    assert not elsewhere.startswith("<")
+    if format_ == "text":
+        assert inside == "<4>" + elsewhere.split(" ", 1)[1] == f"<4>[warning  ] {'odd':<30} name=a.b"
+    else:
+        assert json.loads(inside.removeprefix("<4>")).keys() == json.loads(elsewhere).keys()
+
+
 def test_what_is_logged_before_the_configuration_is_seen(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
