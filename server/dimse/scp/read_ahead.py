@@ -60,7 +60,7 @@ def _content(instance: Instance, contexts: Iterable[Context]) -> Content | str:
     context = next((c for c in usable if c.transfer_syntax == instance.transfer_syntax), None)
     try:
         if context is not None:
-            data: Iterable[bytes] = instance.open()
+            data: Iterable[bytes] = instance.open(fast=True)
         else:
             context = next((c for c in usable if instance.convertible_to(c.transfer_syntax)), None)
             if context is None:
