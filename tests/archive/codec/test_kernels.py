@@ -111,6 +111,15 @@ def test_any_map_and_streams_become_the_same_pixels(
     assert (pixels is None) == (WIDE + 1 in classes)
 
 
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("class_map", [b"\x00\x10", b"\xa0\x00", b"\x0f\x00", b"\x00\x0a"])
+def test_a_map_with_an_unknown_class_or_a_block_too_many_is_refused(name: str, class_map: bytes) -> None:
+    """Three blocks: the last half of the map belongs to none."""
+    shape = PixelShape(3 * BLOCK, 1, False, BLOCK, 1)
+    with pytest.raises(FormatError, match="impossible map"):
+        BOTH[name]().join(class_map, shape, 1, lambda sizes: [bytes(size) for size in sizes])
+
+
 def test_real_pixels_become_the_same_streams(shared_data: Path) -> None:
     """Every native real file of 8 or 16 bits, its first frames as the codec would cut them at most."""
     with (shared_data / "files.csv").open() as table:
