@@ -11,6 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCK := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
+COMPILER := $(CURDIR)/$(VENV)/compiler
+GET_COMPILER := $(PIP) install --quiet --require-hashes --no-deps --upgrade --target $(COMPILER) -r requirements-compiler.lock
+KERNEL := setup.py $(wildcard archive/codec/native/*.[ch])
+
 .DEFAULT_GOAL := help
 .PHONY: help run test long lint format types layers docs-check check sizes bench crash-campaign forgery-campaign wheel lock clean
 
@@ -65,14 +69,18 @@ crash-campaign: $(VENV)/.dev-stamp ## cut the power 100,000 times at every syste
 forgery-campaign: $(VENV)/.dev-stamp ## forge an archive 100,000 times without a key; FORGERYARGS="--seed 7 --jobs 4 --write"
 	$(BIN)/python -m tests.forgery --cases 100000 $(FORGERYARGS)
 
-wheel: $(VENV)/.dev-stamp ## build dist/coffer_dicom-*.whl without the network
+wheel: $(VENV)/.dev-stamp ## build dist/coffer_dicom-*.whl, with the compiled codec for every Linux of this processor
 	rm -rf build dist
-	$(BIN)/python -m build --wheel --no-isolation
+	@test -d $(COMPILER) || $(GET_COMPILER) || echo "the compiler cannot be fetched: this wheel is for this machine only" >&2
+	PYTHONPATH=$(COMPILER) $(BIN)/python -m build --wheel --no-isolation --skip-dependency-check
 
-lock: $(VENV)/.dev-stamp ## resolve pyproject.toml into the two lock files again
+lock: export CC = cc # the two locks do not depend on whether this machine has a compiler
+lock: $(VENV)/.dev-stamp ## resolve pyproject.toml into the lock files again
 	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --build-deps-for editable -o requirements.lock pyproject.toml
 	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra dev --extra pkcs11 --extra aws --extra s3 --all-build-deps -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["coffer"]["compiler"])' | \
+		CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) -o requirements-compiler.lock -
 
 clean: ## remove everything that was made here, except ./archive-data
 	rm -rf $(VENV) build dist *.egg-info bench-data bench-work .mypy_cache .ruff_cache .pytest_cache .hypothesis \
@@ -89,17 +97,25 @@ define make_venv
 		echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 endef
 
+# A compiler takes 440 MB: it is fetched only where the machine has none, and removed after the second that it works.
+define install_coffer
+	@{ command -v cc || command -v gcc || command -v clang || $(GET_COMPILER); } >/dev/null || true
+	@PYTHONPATH=$(COMPILER) $(PIP) install -qq --no-deps --no-build-isolation -e .
+	@rm -rf $(COMPILER)
+	@$(BIN)/python -c 'from coffer.archive.codec.choice import why_pure as w; w() and print("pixels are coded more slowly:", w())'
+endef
+
 # An environment made by hand has no stamp: the installation below then only adds what differs.
-$(VENV)/.run-stamp: requirements.lock pyproject.toml
+$(VENV)/.run-stamp: requirements.lock pyproject.toml $(KERNEL)
 	$(make_venv)
 	@echo "installing what requirements.lock lists"
 	@$(PIP) install --quiet --require-hashes -r requirements.lock
-	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+	$(install_coffer)
 	@touch $@
 
-$(VENV)/.dev-stamp: requirements-dev.lock requirements.lock pyproject.toml
+$(VENV)/.dev-stamp: requirements-dev.lock requirements.lock pyproject.toml $(KERNEL)
 	$(make_venv)
 	@echo "installing what requirements-dev.lock lists"
 	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
-	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+	$(install_coffer)
 	@touch $(VENV)/.run-stamp $@

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Final
 
+import xxhash
+
 from coffer.archive.body.receive_buffer import ReceiveBuffer
 from coffer.archive.body.spool import Spool
 from coffer.archive.codec import frames
@@ -52,6 +54,7 @@ class FrameEncoder:
         self._coders = coders
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
+        self._xxh3 = xxhash.xxh3_64()
         self._received = ReceiveBuffer()  # from _cut_to on
         self._cut_to = 0
         self._cuts: Iterator[Piece] | None = None
@@ -98,6 +101,10 @@ class FrameEncoder:
         """The SHA-256 of the data set, once finished."""
         return self._hash.digest()
 
+    def xxh3(self) -> bytes:
+        """The XXH3-64 of the data set, big endian, once finished."""
+        return self._xxh3.digest()
+
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the data set, as far as they have arrived. Raises UnavailableError, IntegrityError."""
         stop = min(stop, self.size)
@@ -143,6 +150,7 @@ class FrameEncoder:
         coded = frames.encode(data, piece.layout) if is_small else self._coders.encode(data, piece.layout)
         self._in_progress.append((length, coded))
         self._hash.update(data)
+        self._xxh3.update(data)
 
     def _collect(self, *, everything: bool) -> None:
         """Write finished frames to the spool, in order."""

@@ -32,9 +32,9 @@ class Head(NamedTuple):
     frames: int
 
     @classmethod
-    def of(cls, length: int, sha256: bytes, meta_length: int, frames: int) -> Self:
-        """The head of a new body, without a fast digest."""
-        return cls(length, sha256, NO_DIGEST, _NO_DIGEST, meta_length, frames)
+    def of(cls, length: int, sha256: bytes, xxh3: bytes, meta_length: int, frames: int) -> Self:
+        """The head of a new body; `xxh3` is the XXH3-64 of the data set, big endian."""
+        return cls(length, sha256, XXH3_64, xxh3, meta_length, frames)
 
     def pack(self) -> bytes:
         """The head's bytes, as the current version."""

@@ -15,8 +15,10 @@ from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
+import xxhash
+
 from coffer.archive.body.frame_encoder import FrameEncoder
-from coffer.archive.body.head import FRAME, HEAD, Head
+from coffer.archive.body.head import FRAME, HEAD, XXH3_64, Head
 from coffer.archive.body.padding import padded_length, padding
 from coffer.archive.body.spool import Spool, sealed_file
 from coffer.archive.codec import frames
@@ -69,7 +71,7 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
     Frames in memory are sealed into what `memory` allocates, which is returned. Frames in a file are sealed into a new
     file in the folder of `space`, a few at a time; the caller must delete that file. Raises UnavailableError.
     """
-    head = Head.of(encoded.size, encoded.sha256(), len(meta), len(encoded.frames)).pack()
+    head = Head.of(encoded.size, encoded.sha256(), encoded.xxh3(), len(meta), len(encoded.frames)).pack()
     head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in encoded.frames)
     if not encoded.coded.is_in_memory:
         return _seal_to_file(key, context, head, encoded.coded, random, space, may_go_on)
@@ -167,22 +169,34 @@ class BodyReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._cached.clear()
 
-    def chunks(self) -> Iterator[bytes]:
-        """The data set frame by frame. Its SHA-256 and the padding are checked before the last frame is returned."""
-        digest = hashlib.sha256()
+    def chunks(self, *, fast: bool = False) -> Iterator[bytes]:
+        """The data set frame by frame. Its digests and the padding are checked before the last frame is returned.
+
+        `fast` leaves the SHA-256 out where the head has an XXH3-64: what was sealed is authenticated either way, and a
+        fault in decoding it is found by either (docs/adr/0045-fast-digest.md).
+        """
+        has_xxh3 = self._head.digest_kind == XXH3_64
+        sha256 = None if fast and has_xxh3 else hashlib.sha256()
+        xxh3 = xxhash.xxh3_64() if has_xxh3 else None
         last = len(self._plain_at) - 2
         for index, coded in enumerate(self._coded()):
             frame = self._decoded(index, coded)
-            digest.update(frame)
+            if sha256 is not None:
+                sha256.update(frame)
+            if xxh3 is not None:
+                xxh3.update(frame)
             if index == last:
-                self._require(digest.digest())
+                self._require(sha256, xxh3)
             yield frame
         if last < 0:
-            self._require(digest.digest())
+            self._require(sha256, xxh3)
 
-    def _require(self, sha256: bytes) -> None:
-        if sha256 != self.sha256:
-            raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
+    def _require(self, sha256: "hashlib._Hash | None", xxh3: "xxhash.xxh3_64 | None") -> None:
+        """Raise IntegrityError unless the digests that were computed are those in the head."""
+        if sha256 is not None and sha256.digest() != self.sha256:
+            raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify --level decrypt")
+        if xxh3 is not None and xxh3.digest() != self._head.digest:
+            raise IntegrityError("the data set does not match its XXH3-64", hint="run coffer verify --level decrypt")
 
     def _coded(self) -> Iterator[memoryview]:
         """Every coded frame. Small frames are opened together: a chunk that holds several is decrypted once."""

@@ -11,14 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coffer.archive.codec.kernels import BLOCK, WIDE
 from coffer.archive.codec.scratch import Scratch
 from coffer.keys.errors import FormatError
 
 Words = NDArray[Any]  # unsigned integers, all of the same size
 Plane = NDArray[np.uint8]
 
-BLOCK: Final = 16
-WIDE: Final = 9  # the class of blocks whose largest word needs more than a byte; other classes are bit counts
 _CLASSES: Final = np.arange(WIDE + 1, dtype=np.uint8)
 _FIELD: Final = (0, 1, 2, 4, 4, 8, 8, 8, 8, 8)  # bits that a word of each class takes in its stream
 _FEWEST: Final = 24  # fewer blocks than this do not pay for the header of a separate stream
@@ -72,11 +71,6 @@ def split(words: Words, scratch: Scratch, *, is_signed: bool) -> list[Plane]:
         at = end
     wide = _blocks(words).take(order[len(order) - counts[WIDE] :]).view(words.dtype)
     return streams + [(wide >> shift).astype(np.uint8) for shift in range(words.itemsize * 8 - 8, 0, -8)]
-
-
-def map_size(words: int) -> int:
-    """The size of the class map for this many words, in bytes."""
-    return -(-words // (2 * BLOCK))
 
 
 class Bitplanes:

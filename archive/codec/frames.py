@@ -2,7 +2,7 @@
 
 Rule: compression never decides whether an object is stored. The first byte of a frame names its coding method; if the
 layout does not fit, or no method helps, the bytes are kept as they are. Decoding checks every length before using it.
-numpy, and the modules that need it, are imported with the first frame of pixels: most processes see none.
+The kernels, and numpy if they need it, are loaded with the first frame of pixels: most processes see none.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
-from functools import cache
 from itertools import accumulate, count, pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import zstandard
 
+from coffer.archive.codec.choice import kernels
 from coffer.archive.codec.dictionary import HEADERS
+from coffer.archive.codec.kernels import LEAST_STREAMS, PixelShape, map_size
 from coffer.archive.codec.layout import PixelLayout
 from coffer.keys.errors import FormatError
-
-if TYPE_CHECKING:
-    from coffer.archive.codec.bitplanes import Plane
-    from coffer.archive.codec.scratch import Scratches
 
 FRAME_BYTES: Final = 1 << 20
 # Body codec ids: how the frames of a body are coded.
@@ -31,6 +28,7 @@ CODEC_FRAMES: Final = 1
 RAW, ZSTD, PIXELS, SHORT = 0, 1, 2, 3
 _PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, word bytes (high bit: big endian), step, row words
 _BIG: Final = 0x80
+_FILTERS: Final = 4
 _LEVEL: Final = 3
 _SHORT_BYTES: Final = 64 << 10  # up to this size a dictionary is worth its cost
 # Residuals rarely repeat: searching for matches takes half of the time and helps only in long runs. These parameters
@@ -102,14 +100,6 @@ class _Contexts(threading.local):
 _contexts = _Contexts()
 
 
-@cache
-def _scratches() -> Scratches:
-    from coffer.archive.codec.bitplanes import BLOCK
-    from coffer.archive.codec.scratch import Scratches
-
-    return Scratches(FRAME_BYTES + 4 * BLOCK)
-
-
 def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> bytes:
     """Code at most FRAME_BYTES of data as one frame; `layout` if they are whole rows of pixels. Never fails."""
     if layout is not None:
@@ -125,16 +115,9 @@ def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> 
 
 
 def _encode_pixels(data: bytes | bytearray | memoryview, layout: PixelLayout) -> bytes:
-    from coffer.archive.codec import bitplanes, pixels
-
-    word_bytes = _WORD_BYTES[layout.bits_allocated]
-    width, step = layout.columns * layout.samples, layout.samples
-    words = pixels.words_of(data, word_bytes, big_endian=layout.big_endian)
-    choice = pixels.choose(words, width, step)
-    with _scratches().one() as scratch:
-        filtered = pixels.apply(words, width, choice, step, scratch)
-        streams = bitplanes.split(filtered, scratch, is_signed=choice is not pixels.Filter.NONE)
-    coded = [_contexts.pixels.compress(stream.data) if len(stream) else b"" for stream in streams]
+    word_bytes, width, step = _WORD_BYTES[layout.bits_allocated], layout.columns * layout.samples, layout.samples
+    shape = PixelShape(len(data), word_bytes, layout.big_endian, width, step)
+    choice, coded = kernels().split(data, shape, _contexts.pixels.compress)
     form = word_bytes | (_BIG if layout.big_endian else 0)
     head = _PIXEL_HEADER.pack(PIXELS, choice, form, step, width)
     frame = b"".join((head, struct.pack(f">{len(coded)}I", *map(len, coded)), *coded))
@@ -162,37 +145,33 @@ def decode(coded: bytes | memoryview, length: int) -> bytes:
 
 
 def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
-    from coffer.archive.codec import bitplanes, pixels
-
     if len(coded) < _PIXEL_HEADER.size:
         raise FormatError("a coded frame is cut")
     _, choice, form, step, width = _PIXEL_HEADER.unpack_from(coded)
     word_bytes = form & ~_BIG
-    known = choice < len(pixels.Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
+    known = choice < _FILTERS and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
     if not known or not length or not width or width % step or length % (width * word_bytes):
         raise FormatError("a coded frame has an impossible shape")
-    n_words = length // word_bytes
-    lengths = struct.Struct(f">{bitplanes.WIDE + word_bytes}I")
+    shape = PixelShape(length, word_bytes, bool(form & _BIG), width, step)
+    lengths = struct.Struct(f">{LEAST_STREAMS + word_bytes}I")
     at = _PIXEL_HEADER.size + lengths.size
     if len(coded) < at:
         raise FormatError("a coded frame is cut")
     ends = list(accumulate(lengths.unpack_from(coded, _PIXEL_HEADER.size), initial=at))
     if ends[-1] != len(coded):
         raise FormatError("a coded frame has another length than it says")
-    parts = [coded[start:end] for start, end in pairwise(ends)]
-    planes = bitplanes.Bitplanes(_plane(parts[0], bitplanes.map_size(n_words)), n_words, word_bytes)
-    streams = [_plane(part, size) for part, size in zip(parts[1:], planes.sizes(), strict=True)]
-    with _scratches().one() as scratch:
-        words = planes.join(streams, scratch, is_signed=choice != pixels.Filter.NONE)
-        return pixels.undo(words, n_words, width, pixels.Filter(choice), step, scratch, big_endian=bool(form & _BIG))
+    first, *rest = (coded[start:end] for start, end in pairwise(ends))
+
+    def inflate(sizes: list[int]) -> list[bytes]:
+        return [_stream(part, size) for part, size in zip(rest, sizes, strict=True)]
+
+    return kernels().join(_stream(first, map_size(shape.words)), shape, choice, inflate)
 
 
-def _plane(coded: bytes | memoryview, size: int) -> Plane:
-    import numpy as np
-
+def _stream(coded: bytes | memoryview, size: int) -> bytes:
     if bool(len(coded)) != bool(size):
         raise FormatError("a coded frame has another length than it says")
-    return np.frombuffer(_inflate(coded, size) if size else b"", np.uint8)
+    return _inflate(coded, size) if size else b""
 
 
 def _inflate(data: bytes | memoryview, length: int, decompressor: zstandard.ZstdDecompressor | None = None) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coffer.archive.codec import bitplanes
-from coffer.archive.codec.bitplanes import BLOCK
+from coffer.archive.codec.kernels import BLOCK
 from coffer.archive.codec.scratch import Scratch
 
 Words = NDArray[Any]  # unsigned integers, all of the same size

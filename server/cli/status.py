@@ -42,6 +42,7 @@ the remedy."""
 @click.pass_obj
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
+    from coffer.archive.codec.choice import why_pure
     from coffer.archive.repair.planted import planted
     from coffer.server.clock.trust import trust
     from coffer.server.engine.archive import SKIPPED
@@ -65,7 +66,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
-        facts["index_contradictions"] = kept
+        facts |= {"index_contradictions": kept, "codec": "numpy" if why_pure() else "compiled"}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
         shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
         stopped = None if refusal is None else {"cause": str(refusal), "remedy": refusal.hint()}
@@ -86,6 +87,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             **({"incomplete": f"the figures do not cover everything stored: {short}"} if short else {}),
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
+            "codec": _codec(),
             **({"clock": f"{doubt}: coffer clock confirm --reason TEXT"} if doubt else {}),
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
             **_oddities(stats),
@@ -107,6 +109,14 @@ def _degraded(archive: ReadableArchive) -> list[str]:
 
     exposed = exposed_key(archive.config)
     return [*archive.mark.concerns(), *copies.concerns(archive.keyring), *([exposed] if exposed else [])]
+
+
+def _codec() -> str:
+    """Who codes pixels on this machine."""
+    from coffer.archive.codec.choice import REMEDY, why_pure
+
+    slow = why_pure()
+    return f"numpy, slower: {slow}; {REMEDY}" if slow else "compiled"
 
 
 def _oddities(stats: ArchiveStats) -> dict[str, str]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from coffer.archive.body.allocator import keep_objects
+from coffer.archive.codec.choice import REMEDY, why_pure
 from coffer.archive.repair import planted
 from coffer.keys.errors import CofferError, ConfigError, UnavailableError
 from coffer.server.access.certificate import PeerCertificate
@@ -126,6 +127,7 @@ class Server:
         # An association takes two descriptors in a worker and one here; 256 cover everything else.
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
+        self._look_at_codec()
         last_first.callback(self._http.stop)
         if self._keeper is not None:
             last_first.callback(self._keeper.stop)
@@ -177,6 +179,12 @@ class Server:
             port=config.dimse.port,
             tls_port=config.dimse.tls_port,
         )
+
+    def _look_at_codec(self) -> None:
+        slow = why_pure()
+        self._metrics.codec_is(compiled=not slow)
+        if slow:
+            _log.warning("pixels are coded more slowly", name="codec.not_compiled", cause=slow, remedy=REMEDY)
 
     def _look_at_users(self) -> None:
         """Refuse to be reached by everybody in the open role, unless that was ordered; then say so."""

@@ -83,6 +83,7 @@ class Metrics:
         self._index_altered = gauge("coffer_index_altered", "Whether the last check found a wrong index.")
         self._identity_failed = counter("coffer_identity_failures", "Passwords and tokens that proved nobody.")
         self._open_role = gauge("coffer_open_role", "Whether there are no users: then everybody may do everything.")
+        self._codec = gauge("coffer_codec_compiled", "Whether a compiled library codes pixels, and not numpy.")
         self._scrubbed = counter("coffer_scrub_records", "Records whose bodies the scrub has read.")
         self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of the bodies that the scrub has read.")
         ProcessCollector(registry=registry)
@@ -127,6 +128,10 @@ class Metrics:
     def open_role(self, is_open: bool) -> None:
         """Record whether the open role is in force."""
         self._open_role.set(float(is_open))
+
+    def codec_is(self, *, compiled: bool) -> None:
+        """Record whether pixels are coded by the compiled library."""
+        self._codec.set(float(compiled))
 
     def rotation_failed(self) -> None:
         """Count a failed attempt of the server to rotate the keys, or to finish a rotation."""

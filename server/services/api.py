@@ -104,8 +104,9 @@ class Instance(Protocol):
     def has_problem(self) -> bool:
         """Whether it could not be parsed to its end, or not all of its header could be kept."""
 
-    def open(self) -> Iterator[bytes]:
-        """The data set as stored, in pieces. Raises CofferError if it cannot be returned whole."""
+    def open(self, *, fast: bool = False) -> Iterator[bytes]:
+        """The data set as stored, in pieces; `fast` checks it for faults only, not by SHA-256 once more. Raises
+        CofferError if it cannot be returned whole."""
 
     def convertible_to(self, transfer_syntax: str) -> bool:
         """Whether `convert_to` supports this syntax."""

@@ -1,7 +1,7 @@
 """Retrieve objects: which instances an identifier names, and their bytes, verified, in a syntax that the peer accepts.
 
 Rule: every retrieval passes the access decision and leaves a line in the access log. Bytes come from the sealed record
-and are checked (AEAD, SHA-256 of the data set) before the last of them is returned; an object that fails its check is
+and are checked (AEAD, a digest of the data set) before the last of them is returned; an object that fails its check is
 never completed.
 """
 
@@ -74,10 +74,11 @@ class StoredInstance:
         with self._body() as body:
             return ObjectMeta.decode(body.meta)
 
-    def open(self) -> Iterator[bytes]:
-        """The data set as received, in pieces. Raises IntegrityError, KeyUnavailableError or ShreddedError."""
+    def open(self, *, fast: bool = False) -> Iterator[bytes]:
+        """The data set as received, in pieces; `fast` as in `BodyReader.chunks`. Raises IntegrityError,
+        KeyUnavailableError or ShreddedError."""
         with self._body() as body:
-            yield from body.chunks()
+            yield from body.chunks(fast=fast)
 
     def convertible_to(self, transfer_syntax: str) -> bool:
         """Whether `convert_to` supports this syntax: both must be uncompressed little endian."""

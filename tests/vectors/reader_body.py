@@ -5,6 +5,7 @@ import math
 import struct
 from pathlib import Path
 
+import xxhash
 import zstandard
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -51,6 +52,8 @@ def read_body(key: bytes, ids: tuple[bytes, bytes, bytes], kind: int, sealed: by
         raise ValueError("the padding is not what it must be")
     if len(data) != length or hashlib.sha256(data).digest() != digest:
         raise ValueError("the lengths or the hash do not fit")
+    if fast_kind == 1 and xxhash.xxh3_64(data).digest() != fast:
+        raise ValueError("the fast digest does not fit")
     return plain[60:table], data
 
 

@@ -60,7 +60,7 @@ def _move_batch(work: SubOperations, destination: Destination, batch: Associatio
                 for instance, content in ahead:
                     at += 1
                     _move_one(work, destination, association, instance, content, ahead)
-                    if work.is_cancelled():
+                    if work.is_cancelled(seldom=True):
                         return True
         except CofferError as error:
             _log.info(

@@ -31,8 +31,8 @@ class Content(NamedTuple):
 class ReadAhead:
     """Iterates over instances, each with its content or the reason why it cannot be sent. Used by one thread.
 
-    Opening the next ones in threads was slower: each short numpy call releases the global lock, and getting it back
-    from the sending thread takes longer than the call.
+    Opening the next ones in threads was slower while numpy decoded: each of its short calls releases the global lock,
+    and getting it back from the sending thread takes longer than the call (docs/adr/0012-retrieve-in-one-thread.md).
     """
 
     def __init__(self, instances: Iterable[Instance], contexts: Collection[Context]) -> None:
@@ -60,7 +60,7 @@ def _content(instance: Instance, contexts: Iterable[Context]) -> Content | str:
     context = next((c for c in usable if c.transfer_syntax == instance.transfer_syntax), None)
     try:
         if context is not None:
-            data: Iterable[bytes] = instance.open()
+            data: Iterable[bytes] = instance.open(fast=True)
         else:
             context = next((c for c in usable if instance.convertible_to(c.transfer_syntax)), None)
             if context is None:

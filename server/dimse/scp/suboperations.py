@@ -1,7 +1,8 @@
 """The sub-operations of one C-MOVE or C-GET: counted, reported while they run, then summed up (PS3.4 C.4.2, C.4.3).
 
 Rule: Completed counts successes only; every failed instance is listed at the end. A pending response is sent after each
-sub-operation and, while one takes long, every two seconds; a C-CANCEL is looked for every 250 ms. The observer learns
+sub-operation of a C-GET, in a C-MOVE after the first one and then at most ten times a second; while one takes long,
+every two seconds. A C-CANCEL is looked for as often, and every 250 ms during a long one. The observer learns
 what was sent every second, and when the retrieval ends for whatever reason.
 """
 
@@ -27,6 +28,7 @@ from coffer.server.dimse.protocol.status import (
 from coffer.server.dimse.scp.session import Operation
 
 _PENDING_SECONDS: Final = 2.0
+_APART_SECONDS: Final = 0.1  # two pending responses of a C-MOVE: each is two system calls and a wake-up of the peer
 CANCEL_CHECK_SECONDS: Final = 0.25
 _OBSERVER_SECONDS: Final = 1.0
 
@@ -92,6 +94,7 @@ class SubOperations:
         self._remark = remark
         self.counters = Counters(count)
         self._reported = self._checked = self._observed = time.monotonic()
+        self._has_reported = False
         self._objects = self._bytes = 0
 
     def __enter__(self) -> Self:
@@ -120,9 +123,13 @@ class SubOperations:
         values.update(self.counters.values(with_remaining=True))
         operation.session.channel.hold(operation.session.channel.frames(operation.context, values))
         self._reported = time.monotonic()
+        self._has_reported = True
 
-    def is_cancelled(self) -> bool:
-        """Between two sub-operations: send a pending response with the counters, then look for a C-CANCEL."""
+    def is_cancelled(self, *, seldom: bool = False) -> bool:
+        """Between two sub-operations: send a pending response with the counters, then look for a C-CANCEL. With
+        `seldom` do neither if a response was sent a moment ago."""
+        if seldom and self._has_reported and time.monotonic() - self._reported < _APART_SECONDS:
+            return False
         self.report()
         self.operation.session.channel.flush([])
         self._checked = time.monotonic()

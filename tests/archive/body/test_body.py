@@ -21,6 +21,7 @@ from coffer.archive.format.entry import SealedFile
 from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.memory.secret import Secret
+from tests.archive.codec.both import BOTH
 
 KEY, RANDOM = Secret(bytes(range(32))), bytes  # always zeros
 CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)
@@ -127,6 +128,23 @@ def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
         assert b"".join(body.chunks()) == data
         assert body.read(size // 2, size // 2 + 70) == data[size // 2 : size // 2 + 70]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_body_is_the_same_by_either_kernel_and_read_by_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealed with the same randomness, every byte is equal: which kernel an archive was written with shows nowhere."""
+    words = np.random.default_rng(11).integers(0, 1 << 16, (900, 1000)) >> np.resize(range(16), (900, 1000))
+    data = b"header" * 40 + words.astype("<u2").tobytes()
+    layout, sealed = PixelLayout(240, len(data) - 240, 900, 1000, 1, 16, 1), {}
+    for name, kernels in BOTH.items():
+        monkeypatch.setattr(frames, "kernels", kernels)
+        sealed[name] = seal(tmp_path, data, layout=layout)
+    assert sealed["numpy"] == sealed["compiled"]
+    for kernels in BOTH.values():
+        monkeypatch.setattr(frames, "kernels", kernels)
+        with reader(sealed["numpy"]) as body:
+            assert b"".join(body.chunks()) == data
 
 
 def test_meta_that_goes_beyond_the_first_chunk(tmp_path: Path) -> None:

@@ -5,22 +5,23 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.body.head import HEAD, VERSION, XXH3_64, Head
+from coffer.archive.body.head import HEAD, NO_DIGEST, VERSION, XXH3_64, Head
 from coffer.archive.body.padding import SHORTEST, padded_length, padding
 from coffer.archive.body.reseal import reseal
 from coffer.archive.codec import frames
 from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.crypto import aead
-from coffer.keys.errors import FormatError
+from coffer.keys.errors import FormatError, IntegrityError
 from tests.archive.body.test_body import CONTEXT, KEY, MEMORY, RANDOM, reader, seal, sealed_bytes
 from tests.vectors import reader_body
 
 IDS = (CONTEXT.archive_id, CONTEXT.study_key_id, CONTEXT.content_id)
 LENGTHS = st.integers(0, 1 << 48) | st.builds(lambda e, d: max((1 << e) + d, 0), st.integers(0, 48), st.integers(-3, 3))
-KIND_AT = 43
+SHA_AT, KIND_AT = 11, 43
 
 
 def plain_of(sealed: bytes) -> bytes:
@@ -32,9 +33,9 @@ def sealed_plain(plain: bytes) -> bytes:
     return aead.seal(KEY, CONTEXT.bind(len(plain)), plain, RANDOM)
 
 
-def read_all(sealed: bytes) -> bytes:
+def read_all(sealed: bytes, *, fast: bool = False) -> bytes:
     with reader(sealed) as body:
-        return b"".join(body.chunks())
+        return b"".join(body.chunks(fast=fast))
 
 
 @given(used=LENGTHS, more=st.integers(0, 1 << 20))
@@ -166,17 +167,49 @@ def test_a_body_shorter_than_its_head_is_refused(length: int) -> None:
         reader(sealed_plain((bytes([VERSION]) + bytes(HEAD.size))[:length]))
 
 
-def test_a_digest_of_the_known_kind_is_kept_and_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [NO_DIGEST, XXH3_64])
+def test_a_digest_is_kept_and_a_body_without_one_is_read(tmp_path: Path, kind: int) -> None:
     data = os.urandom(1000)
     plain = bytearray(plain_of(seal(tmp_path, data)))
-    plain[KIND_AT : KIND_AT + 9] = bytes([XXH3_64]) + b"12345678"
+    digest = bytes(plain[KIND_AT : KIND_AT + 9])
+    assert digest == bytes([XXH3_64]) + xxhash.xxh3_64(data).digest()
+    if kind == NO_DIGEST:
+        digest = plain[KIND_AT : KIND_AT + 9] = bytes(9)
     sealed = sealed_plain(bytes(plain))
-    assert read_all(sealed) == data
+    assert read_all(sealed) == read_all(sealed, fast=True) == data
     assert reader_body.read_body(KEY.reveal(), IDS, CONTEXT.kind, sealed) == (b"meta", data)
     with reader(sealed) as body:
         again = reseal(body, b"other", KEY, CONTEXT, RANDOM, FreeSpace(tmp_path, 0), in_memory=True)
     assert isinstance(again, bytes)
-    assert plain_of(again)[KIND_AT : KIND_AT + 9] == bytes([XXH3_64]) + b"12345678"
+    assert plain_of(again)[KIND_AT : KIND_AT + 9] == digest
+
+
+@pytest.mark.parametrize("size", [0, 1000, frames.FRAME_BYTES + 1])
+@pytest.mark.parametrize(("at", "wrong"), [(SHA_AT, "SHA-256"), (KIND_AT + 8, "XXH3-64")])
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_wrong_digest_is_found_before_the_last_frame(
+    tmp_path: Path, size: int, at: int, wrong: str, fast: bool
+) -> None:
+    """A frame that decodes to something else. On the way to a peer the XXH3-64 finds it, and a full check both."""
+    data = os.urandom(size)
+    plain = bytearray(plain_of(seal(tmp_path, data)))
+    plain[at] ^= 1
+    with reader(sealed_plain(bytes(plain))) as body:
+        chunks, got = body.chunks(fast=fast), []
+        if fast and wrong == "SHA-256":
+            assert b"".join(chunks) == data
+            return
+        with pytest.raises(IntegrityError, match=wrong):
+            got.extend(chunks)
+    assert sum(map(len, got)) < max(size, 1)
+
+
+def test_without_a_digest_even_the_fast_way_checks_the_sha256(tmp_path: Path) -> None:
+    plain = bytearray(plain_of(seal(tmp_path, b"data set")))
+    plain[KIND_AT : KIND_AT + 9] = bytes(9)
+    plain[SHA_AT] ^= 1
+    with reader(sealed_plain(bytes(plain))) as body, pytest.raises(IntegrityError, match="SHA-256"):
+        list(body.chunks(fast=True))
 
 
 @pytest.mark.parametrize("digest", [b"\2" + bytes(8), b"\xff" + bytes(8), bytes(8) + b"\1", b"\0\1" + bytes(7)])

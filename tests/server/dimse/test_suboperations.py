@@ -77,7 +77,10 @@ def test_every_answer_of_a_sub_operation_has_its_counter(
 
 
 @pytest.mark.parametrize("way", ["get", "move"])
-def test_each_sub_operation_is_reported_and_counted(listen: Callable[..., Listener], memory: Memory, way: str) -> None:
+def test_each_sub_operation_is_reported_and_counted(
+    listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(suboperations, "_APART_SECONDS", 0.0)
     memory.instances = [*named(2), Stored("1.2.9", transfer_syntax=JPEG), *named(1)]
     with RawDestination(syntaxes=[EXPLICIT_LE]) as destination:
         listener = listen(destination=destination.port)
@@ -88,6 +91,18 @@ def test_each_sub_operation_is_reported_and_counted(listen: Callable[..., Listen
             assert memory.sent(way) == (3, 12)
     assert told[-1] == (0xB000, (-1, 3, 1, 0))
     assert told[:-1] == [(0xFF00, counters) for counters in [(3, 1, 0, 0), (2, 2, 0, 0), (1, 2, 1, 0), (0, 3, 1, 0)]]
+
+
+def test_a_move_of_many_small_objects_is_not_reported_after_each(
+    listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first, and then when it is time; the last response has the sum."""
+    monkeypatch.setattr(suboperations, "_APART_SECONDS", 3600.0)
+    memory.instances = named(5)
+    with RawDestination() as destination, RawRequestor(listen(destination=destination.port).port, OFFERS) as peer:
+        peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
+        told = [(message.status, message.counters) for message in peer.responses()]
+    assert told == [(0xFF00, (4, 1, 0, 0)), (0x0000, (-1, 5, 0, 0))]
 
 
 def test_what_was_sent_before_an_association_breaks_is_counted(listener: Listener, memory: Memory) -> None:
@@ -133,7 +148,10 @@ def test_a_cancelled_get_says_what_remains(listener: Listener, memory: Memory) -
     assert memory.failures("get", "FE00") == 0
 
 
-def test_a_move_is_cancelled_between_two_objects(listen: Callable[..., Listener], memory: Memory) -> None:
+def test_a_move_is_cancelled_between_two_objects(
+    listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suboperations, "_APART_SECONDS", 0.0)
     memory.instances = named(10)
     with RawDestination() as destination, RawRequestor(listen(destination=destination.port).port, OFFERS) as peer:
         message_id = peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
