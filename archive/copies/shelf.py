@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from coffer.archive.copies.ahead import ahead
 from coffer.archive.copies.snapshot import Blob, Snapshot, is_id
 from coffer.archive.copies.target import MOST_BYTES, Stored, Target
 from coffer.keys.buffer import Buffer
@@ -64,8 +65,8 @@ class Shelf:
 
     def read_blob(self, blob: Blob, piece_bytes: int) -> Iterator[bytes]:
         """The bytes of a blob, piece by piece, each compared with its hash. Raises as `piece`."""
-        for number, sha256 in enumerate(blob.pieces):
-            yield self.piece(sha256, min(piece_bytes, blob.size - number * piece_bytes))
+        sizes = [min(piece_bytes, blob.size - at) for at in range(0, blob.size, piece_bytes)]
+        yield from ahead(self.piece, zip(blob.pieces, sizes, strict=True))
 
     def put_piece(self, sha256: bytes, data: Buffer) -> None:
         """Store a piece; durable on return."""
