@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -14,6 +15,7 @@ from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import UnavailableError
+from coffer.keys.inspect.copying import copy_keyring
 from coffer.server.backup.parts import Host
 from coffer.server.backup.run import Backup
 from coffer.server.backup.targets import Paced
@@ -64,22 +66,29 @@ def test_without_the_keyring_nothing_is_sent(host: Host) -> None:
     assert set(stored) == {"turns"}
 
 
-def test_a_snapshot_ends_where_its_keyring_does_whatever_is_signed_meanwhile(host: Host) -> None:
+def sign(archive: WritableArchive) -> None:
+    """Another record and another checkpoint."""
+    head = TreeHead(records=0, root="0" * 64)
+    me = Officer(name="Meyer", account="meyer")
+    archive.record_event(MarkRenewed(old_mark=None, mark=head, reason="r", by=me))
+    archive.sign_checkpoint()
+
+
+def test_a_snapshot_ends_where_its_keyring_does_whatever_is_signed_meanwhile(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise the restored keyring would remember more than the restored log has, and nothing could be written."""
 
-    class Meanwhile(Watched):
-        archive: WritableArchive
-
-        def put(self, name: str, data: object) -> None:
-            me = Officer(name="Meyer", account="meyer")
-            head = TreeHead(records=0, root="0" * 64)
-            self.archive.record_event(MarkRenewed(old_mark=None, mark=head, reason="r", by=me))
-            self.archive.sign_checkpoint()
-            super().put(name, data)
-
-    vault, target = Meanwhile([]), MemoryTarget()
+    vault, target = MemoryTarget(), MemoryTarget()
     with open_writer(host.config) as archive:
-        vault.archive = archive
+
+        def between(folder: Path, into: BinaryIO) -> bytes:
+            sign(archive)
+            note = copy_keyring(folder, into)
+            sign(archive)
+            return note
+
+        monkeypatch.setattr("coffer.server.backup.run.copy_keyring", between)
         done = Backup(host, target, vault).run()
         signed = archive.log.signed_size
     assert done.keyring is not None
