@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from coffer.archive.copies.ahead import ahead
 from coffer.archive.copies.extent import Extent, extents
 from coffer.archive.copies.segments import as_archive
-from coffer.archive.copies.shelf import Shelf
+from coffer.archive.copies.shelf import Shelf, ahead
 from coffer.archive.copies.snapshot import END_BYTES, PIECE, Blob, Part, SegmentCopy, Snapshot
 from coffer.archive.copies.target import Stored
 from coffer.archive.copies.turns import Turn
