@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from coffer.archive.copies.extent import Extent, extents
 from coffer.archive.copies.segments import as_archive
-from coffer.archive.copies.shelf import Shelf
+from coffer.archive.copies.shelf import Shelf, ahead
 from coffer.archive.copies.snapshot import END_BYTES, PIECE, Blob, Part, SegmentCopy, Snapshot
 from coffer.archive.copies.target import Stored
 from coffer.archive.copies.turns import Turn
@@ -54,6 +54,7 @@ class BackupRun:
     folder: ArchiveFolder
     shelf: Shelf
     progress: Callable[[int], None] = lambda _: None
+    jobs: int = 1
     uploaded: int = 0
     reused: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -128,24 +129,25 @@ class BackupRun:
     def _upload(self, source: Source, size: int, piece_bytes: int, turn: Turn) -> Blob:
         pieces = []
         with closing(source):
-            for data in _cut(source, size, piece_bytes):
-                sha256 = hashlib.sha256(data).digest()
-                self._store(sha256, data)
+            for sha256, length, is_new in ahead(self._store, ((each,) for each in _cut(source, size, piece_bytes))):
                 pieces.append(sha256)
-                self.progress(len(data))
+                self.uploaded += length if is_new else 0
+                self.reused += 0 if is_new else length
+                self.progress(length)
                 turn.keep()
         return Blob(size, tuple(pieces))
 
-    def _store(self, sha256: bytes, data: bytes) -> None:
-        """Upload a piece unless the target has it. One that no snapshot vouches for is read first: an interrupted run
-        left it, or somebody else."""
+    def _store(self, data: bytes) -> tuple[bytes, int, bool]:
+        """Upload a piece unless the target has it, and return its hash, its length, and whether it was uploaded. One
+        that no snapshot vouches for is read first: an interrupted run left it, or somebody else."""
+        sha256 = hashlib.sha256(data).digest()
         stored = self._stored.get(sha256)
-        if stored is not None and stored.size == len(data) and (sha256 in self._proved or self._is_there(sha256, data)):
-            self.reused += len(data)
-        else:
+        is_new = stored is None or stored.size != len(data)
+        if is_new or not (sha256 in self._proved or self._is_there(sha256, data)):
             self.shelf.put_piece(sha256, data)
-            self.uploaded += len(data)
+            is_new = True
         self._stored[sha256] = Stored(self.shelf.piece_name(sha256), len(data), 0)
+        return sha256, len(data), is_new
 
     def _is_there(self, sha256: bytes, data: bytes) -> bool:
         try:
@@ -162,7 +164,8 @@ class BackupRun:
             turn.keep()
 
         with as_archive(self.shelf, made) as archive:
-            verifier = Verifier(archive, Options(since=since), remembered=request.checkpoint, progress=passed)
+            options = Options(since=since, jobs=self.jobs, beside=False)  # the history would be a second pass over it
+            verifier = Verifier(archive, options, remembered=request.checkpoint, progress=passed)
             self.findings = list(verifier.findings())
         return len(self.findings)
 

@@ -35,6 +35,10 @@ class FolderTarget(Target):
         self._calls = calls
         opening.distrust(folder)
 
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """In another process it is made anew, which distrusts the folder there too."""
+        return FolderTarget, (self._folder,)
+
     @property
     def name(self) -> str:
         """The folder's path."""

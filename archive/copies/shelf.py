@@ -4,18 +4,22 @@ Rule: the only module of the room that makes names. A piece is named by its SHA-
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from coffer.archive.copies.snapshot import Blob, Snapshot, is_id
 from coffer.archive.copies.target import MOST_BYTES, Stored, Target
 from coffer.keys.buffer import Buffer
 from coffer.keys.errors import FormatError, IntegrityError, NotFoundError
 
-__all__ = ["Shelf", "Unusable", "archives_at", "find_snapshot"]
+__all__ = ["Shelf", "Unusable", "ahead", "archives_at", "find_snapshot"]
 
+T = TypeVar("T")
 _END: Final = ".json"
+_THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ class Shelf:
 
     def read_blob(self, blob: Blob, piece_bytes: int) -> Iterator[bytes]:
         """The bytes of a blob, piece by piece, each compared with its hash. Raises as `piece`."""
-        for number, sha256 in enumerate(blob.pieces):
-            yield self.piece(sha256, min(piece_bytes, blob.size - number * piece_bytes))
+        sizes = [min(piece_bytes, blob.size - at) for at in range(0, blob.size, piece_bytes)]
+        yield from ahead(self.piece, zip(blob.pieces, sizes, strict=True))
 
     def put_piece(self, sha256: bytes, data: Buffer) -> None:
         """Store a piece; durable on return."""
@@ -132,9 +136,20 @@ def find_snapshot(target: Target, wanted: str, archive_id: bytes | None = None) 
     raise NotFoundError(f"there is no snapshot {wanted} at {target.name}", hint="coffer backup list shows them")
 
 
-def held_by(snapshots: Mapping[str, Snapshot]) -> set[bytes]:
-    """The pieces that any of these snapshots needs."""
-    return {piece for each in snapshots.values() for blob in each.blobs() for piece in blob.pieces}
+def ahead(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """The results of a call with each of these arguments, in their order, a few calls at once: they wait for a target
+    or a hash. Holds no more results than there are threads. Raises what a call raises and begins no other."""
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(_THREADS, "coffer-copies")
+    try:
+        for each in arguments:
+            waiting.append(pool.submit(call, *each))
+            if len(waiting) == _THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _hex(digits: str) -> bytes:

@@ -14,13 +14,14 @@ from coffer.keys.errors import FormatError
 
 __all__ = ["END_BYTES", "PIECE", "Blob", "Part", "SegmentCopy", "Snapshot", "is_id", "made_ms_of", "new_id"]
 
-PIECE: Final = 32 << 20  # bytes: what a target is asked to store at once, and what a broken connection repeats
+PIECE: Final = 16 << 20  # bytes: what a target is asked to store at once, and what a broken connection repeats
 END_BYTES: Final = 44  # of a footer: its length, its SHA-256 and its end magic
 _TYPE: Final = "coffer/snapshot/v1"
 _ID: Final = re.compile(r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{12}")
 _PART: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,2}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_LARGEST: Final = 1 << 50  # bytes of one segment or part
+_LARGEST: Final = 1 << 50  # bytes of a segment
+_LARGEST_PART: Final = 1 << 30  # a history of five million checkpoints
 _MOST_PARTS: Final = 64
 _PIECE_SIZES: Final = range(1 << 10, (64 << 20) + 1)
 
@@ -140,6 +141,7 @@ class Snapshot:
             or len(names) > _MOST_PARTS
             or names != sorted(set(names))
             or not all(_PART.fullmatch(name) for name in names)
+            or any(each.blob.size > _LARGEST_PART for each in self.parts)
         ):
             raise FormatError("it is no snapshot: its parts contradict each other")
 

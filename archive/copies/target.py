@@ -12,7 +12,7 @@ from coffer.keys.errors import InputError
 
 __all__ = ["MOST_BYTES", "Stored", "Target", "require_name"]
 
-MOST_BYTES: Final = 256 << 20  # of one object: a list of pieces for about 100 TB; all others are far smaller
+MOST_BYTES: Final = 128 << 20  # of one object: a list of pieces for about 30 TB
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}(/[a-z0-9][a-z0-9.-]{0,79}){0,5}")
 
 

@@ -23,6 +23,7 @@ from coffer.keys.errors import ConfigError, FormatError, NotFoundError
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.anchor.trust import Outside
 from coffer.server.backup.parts import SETTINGS
+from coffer.server.backup.targets import jobs_for
 from coffer.server.config.settings import Config
 
 __all__ = ["Restored", "Restoring", "bring_keyring", "choose_keyring", "read_identity"]
@@ -70,7 +71,7 @@ class Restoring:
         work.fetch()
         folder = work.finish(until_ms)
         outside = Outside.of(self.config, folder, self.vkey)
-        verifier = Verifier(folder, Options(), progress=self.progress)
+        verifier = Verifier(folder, Options(jobs=jobs_for(self.snapshot.total_bytes)), progress=self.progress)
         findings = [*outside.contradictions(folder), *(each.what for each in verifier.findings())]
         mark = MarkFile.of(self.config, folder.archive_id).find()
         return Restored(

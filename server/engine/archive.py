@@ -325,12 +325,10 @@ class WritableArchive(KeyAdminArchive):
         why; both durable on return, the event first. Where the log is not the one that the mark names, it goes on in a
         new epoch. Raises CofferError."""
         self.sign_checkpoint()
-        before = self.mark.find()
+        before, signed = self.mark.find(), self.log.signed
         if before is not None and not holds_marked_records(self.folder, before):
             begun = LogEpochBegun(epoch=self.log.epoch + 1, holder=socket.gethostname(), why="loss")
             self.index.cover(self.log.begin_epoch(codec.encode(begun)).id, self.log.tip)
-            self.sign_checkpoint()
-        signed = self.log.signed
         assert signed is not None  # a log that is open for writing has one
         left = TreeHead(records=signed.size, root=signed.root.hex())
         was = None if before is None else TreeHead(records=before.size, root=before.root.hex())

@@ -27,10 +27,10 @@ def test_a_record_of_another_version_is_no_torn_write(small: SmallArchive) -> No
     path = small.segments()[0]
     data = bytearray(path.read_bytes())
     at = START + record_size(40)
-    data[at + 4 : at + 6] = b"\0\3"
+    data[at + 4 : at + 6] = b"\0\4"
     data[at + 156 : at + 160] = zlib.crc32(data[at : at + 156]).to_bytes(4, "big")
     path.write_bytes(data)
-    refused(small, "record version 3 is unknown")
+    refused(small, "record version 4 is unknown")
 
 
 @pytest.mark.parametrize("offsets", [[], [START], [START, START + record_size(40) + 8]], ids=["none", "one", "others"])

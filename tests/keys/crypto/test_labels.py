@@ -33,6 +33,8 @@ USES = {
     "EVENT_BLOB": {"archive/events/recorded.py"},
     "EVENT_CID": {"archive/events/recorded.py"},
     "CLAIM": {"keys/keyring/keyring.py"},
+    "ACKNOWLEDGE": {"server/maintenance/acknowledged.py"},
+    "LINEAGE": {"server/engine/checkpoint_signer.py"},
     "NOTE": {"keys/mailbox/officer_records.py"},
     "HOLD": {"server/retention/holds.py"},
     "CLOCK": {"keys/mailbox/clock.py"},

@@ -65,7 +65,7 @@ def test_an_order_stays_while_nothing_can_be_signed(engine: WritableArchive, mon
 def test_an_order_that_nobody_answers_is_withdrawn(engine: WritableArchive) -> None:
     with pytest.raises(UnavailableError, match="has signed nothing for 0 s") as caught:
         sign_order.ask(engine.keyring, engine.folder, patience_seconds=0.3)
-    assert "readyz" in caught.value.hint()
+    assert "coffer status" in caught.value.hint()
     assert orders.waiting(engine.keyring) == []
 
 
