@@ -36,14 +36,26 @@ def documented() -> Ways:
     return ways
 
 
-@pytest.mark.timeout(300)
-def test_every_way_is_walked_as_it_is_described(tmp_path: Path) -> None:
+def differences(page: Ways, walked: Ways) -> list[str]:
     """As sets: threads of one process may take turns. What a job does by itself may come into any way."""
-    page, walked = documented(), trace(tmp_path)
-    assert set(page) == set(WAYS)
     idle = {module for modules in walked[IDLE].values() for module in modules}
+    found = []
     for name, roles in page.items():
         for role, modules in roles.items():
             now = set(walked[name][role])
-            assert not set(modules) - now - idle, f"{name}, {role}: not entered any more; {REMEDY}"
-            assert not now - set(modules) - idle, f"{name}, {role}: entered and not described; {REMEDY}"
+            found += [f"{name}, {role}: {each} is not entered any more" for each in set(modules) - now - idle]
+            found += [f"{name}, {role}: {each} is entered and not described" for each in now - set(modules) - idle]
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_every_way_is_walked_as_it_is_described(tmp_path: Path) -> None:
+    """On a busy machine a job that ran nowhere while the server idled may run in the middle of a way: then once more."""
+    page = documented()
+    assert set(page) == set(WAYS)
+    for attempt in range(3):
+        (tmp_path / str(attempt)).mkdir()
+        found = differences(page, trace(tmp_path / str(attempt)))
+        if not found:
+            return
+    pytest.fail("\n".join([*found, REMEDY]))
