@@ -50,7 +50,7 @@ def differences(page: Ways, walked: Ways) -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_every_way_is_walked_as_it_is_described(tmp_path: Path) -> None:
-    """On a busy machine a job that ran nowhere while the server idled may run in the middle of a way: then once more."""
+    """On a busy machine a job that did not run while the server idled may run in a way: it is walked again then."""
     page = documented()
     assert set(page) == set(WAYS)
     for attempt in range(3):
