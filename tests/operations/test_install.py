@@ -77,6 +77,8 @@ def test_the_wheel_has_coffer_and_its_units_and_runs_what_was_installed(host: Ma
     names = {Path(name) for name in host.run(f"/opt/coffer/bin/python -I -c {shlex.quote(program)}").split()}
     assert {name.parts[0] for name in names if ".dist-info" not in name.parts[0]} == {"coffer", ".."}
     assert {name.name for name in names if "share" in name.parts} == {path.name for path in UNITS.iterdir()}
+    program = "from coffer.archive.codec.choice import why_pure; print(why_pure())"
+    assert host.run(f"/opt/coffer/bin/python -I -c {shlex.quote(program)}").strip() == ""  # it has its compiled codec
     host.run("mkdir -p /tmp/traps/keys")  # whatever lies in the current folder, coffer runs what was installed
     for trap in ("server", "archive", "index", "keys/__init__", "coffer", "click"):
         host.file(f"/tmp/traps/{trap}.py").write_text('raise SystemExit("a trap")\n')
