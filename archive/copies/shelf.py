@@ -138,7 +138,10 @@ def find_snapshot(target: Target, wanted: str, archive_id: bytes | None = None) 
 
 def ahead(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     """The results of a call with each of these arguments, in their order, a few calls at once: they wait for a target
-    or a hash. Holds no more results than there are threads. Raises what a call raises and begins no other."""
+    or a hash.
+
+    Holds no more results than there are threads. Raises what a call raises; the others are then not begun.
+    """
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(_THREADS, "coffer-copies")
     try:

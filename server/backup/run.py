@@ -17,7 +17,7 @@ from coffer.archive.copies.backup import BackupRun, Request
 from coffer.archive.copies.checkpointed import archive_parts
 from coffer.archive.copies.keyring_copies import KeyringCopies, KeyringCopy, KeysHeld
 from coffer.archive.copies.shelf import Shelf
-from coffer.archive.copies.snapshot import Snapshot, new_id
+from coffer.archive.copies.snapshot import Snapshot, made_ms_of, new_id
 from coffer.archive.copies.target import Target
 from coffer.archive.copies.turns import Turn
 from coffer.archive.store.segment_store import total_bytes
@@ -67,10 +67,9 @@ class Backup:
         Raises LockedError while old pieces are being removed there, UnavailableError if a target fails, IntegrityError
         if the archive cannot be read.
         """
-        made_ms = self.now_ms()
-        own = new_id(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(made_ms / 1000)), self.random(6))
-        folder = self.host.folder
+        made_ms, folder = self.now_ms(), self.host.folder
         shelf = Shelf(self.target, folder.archive_id)
+        own = new_id(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(_behind(shelf, made_ms) / 1000)), self.random(6))
         with Turn(shelf, "run", own) as turn:
             keyring, note = None, read_note(folder)
             if self.keys is not None:
@@ -106,6 +105,13 @@ class Backup:
                 data = sealed(data, digest.digest(), shelf.archive_id, self.recipients, self.random)
             ids = tuple(each.id for each in self.recipients)
             return KeyringCopies(shelf).put(own, made_ms, held, ids, data), copied.note
+
+
+def _behind(shelf: Shelf, made_ms: int) -> int:
+    """The time for the next id: now, or a second after the newest one, so that ids are in the order of the runs. One
+    that lies more than a day ahead was not made by a clock that somebody corrected, and is not followed."""
+    newest = made_ms_of(next(reversed(shelf.ids()), ""))
+    return max(made_ms, newest + 1000) if newest < made_ms + _DAY_MS else made_ms
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -59,6 +59,12 @@ def test_the_keyring_is_there_before_anything_that_it_opens(host: Host) -> None:
     assert order == ["keyring-pieces", "keyrings", "pieces", "snapshots"]
 
 
+def test_the_newest_snapshot_has_the_last_id_whatever_the_clock_shows(host: Host) -> None:
+    target, times = MemoryTarget(), [1767225600000, 1767225600000, 1767225500000, 1767225600999]
+    made = [Backup(host, target, None, now_ms=lambda at=at: at).run().snapshot.id for at in times]  # type: ignore[misc]
+    assert made == sorted(made) == Shelf(target, host.folder.archive_id).ids()
+
+
 def test_without_the_keyring_nothing_is_sent(host: Host) -> None:
     stored: list[str] = []
     with pytest.raises(UnavailableError):
