@@ -198,8 +198,8 @@ ALONE: dict[str, Callable[[], Words]] = {
 CHANGE_NO_KEYRING = {
     "get", "find", "versions", "verify", "recover show", "mark show", "scrub show", "scrub acknowledge",
     "checkpoint show", "checkpoint prove-inclusion", "checkpoint prove-consistency", "checkpoint check", "status",
-    "clock show", "keys audit", "keys export", "keys list", "shred list", "shred check", "hold list", "config check",
-    "completion", "access explain", "reload", "tls check", "tls init",
+    "clock show", "keys audit", "keys export", "keys list", "keys copies", "shred list", "shred check", "hold list",
+    "config check", "completion", "access explain", "reload", "tls check", "tls init",
     "backup run", "backup list", "backup verify", "backup prune", "backup drill", "restore",
     "backup recipient new", "backup recipient show",
     "users add", "users change", "users list", "users passwd", "users remove",  # a file beside the configuration
