@@ -44,7 +44,7 @@ def parts(segment: Path) -> list[Part]:
     out, at = [Part(0, 88, None)], 88
     while content[at : at + 4] == content[88:92]:
         seq = int.from_bytes(content[at + 8 : at + 16], "big")
-        end = at + 160 + int.from_bytes(content[at + 44 : at + 52], "big") + 80
+        end = at + 160 + int.from_bytes(content[at + 44 : at + 52], "big") + 96
         end += -end % 8
         out.append(Part(at, end, seq))
         at = end
