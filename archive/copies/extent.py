@@ -49,7 +49,10 @@ def _whole(store: SegmentStore, number: int) -> Extent:
         size = source.size
         end = source.read(size - END_BYTES, END_BYTES) if size > END_BYTES else b""
     if segment.FOOTER_TAIL.size != END_BYTES or len(end) != END_BYTES or segment.footer_length(end) is None:
-        raise IntegrityError(f"segment {number} has no footer", hint="run coffer verify, then coffer repair")
+        raise IntegrityError(
+            f"segment {number} has no footer",
+            hint="coffer verify says what is damaged, coffer repair --from COPY mends it",
+        )
     return Extent(number, size, end)
 
 

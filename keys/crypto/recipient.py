@@ -208,5 +208,5 @@ def _decoded(text: str, begins: str, size: int) -> bytes:
     except binascii.Error:
         raw = b""
     if not text.startswith(begins) or len(raw) != size:
-        raise FormatError("this is no key of a recipient", hint="coffer backup recipient new makes one")
+        raise FormatError("this is no key of a recipient", hint="coffer backup recipient new FILE makes one")
     return raw

@@ -123,5 +123,5 @@ def read_identity(path: Path) -> Identity:
     except (FormatError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} is no identity of a recipient",
-            hint="give the file that coffer backup recipient new wrote, not .pub",
+            hint="give the file that `coffer backup recipient new FILE` wrote, not .pub",
         ) from error

@@ -129,7 +129,7 @@ def read_recipients(path: Path) -> tuple[Recipient, ...]:
         found = tuple(Recipient.parse(line) for line in lines if line.strip())
     except (OSError, UnicodeDecodeError, FormatError) as error:
         raise ConfigError(
-            f"the file of recipients {path} is not usable: {error}", hint="coffer backup recipient new makes one"
+            f"the file of recipients {path} is not usable: {error}", hint="coffer backup recipient new FILE makes one"
         ) from error
     if not 0 < len(found) <= MOST_RECIPIENTS or len(set(found)) != len(found):
         raise ConfigError(

@@ -176,6 +176,13 @@ DRAWN = {
     "server/cli/integrity/verify.py": 1,
     "server/engine/create.py": 1,
     "server/mailbox/outbox.py": 1,
+    # Names of files and ids of snapshots, in which a repetition is refused or seen; and which objects a drill takes.
+    "keys/disk/durable.py": 1,
+    "archive/store/folder_segments.py": 1,
+    "archive/store/memory_segments.py": 1,
+    "server/backup/run.py": 1,
+    "server/backup/pruning.py": 1,
+    "server/cli/backup/drill.py": 1,
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from coffer.archive.events.rekeys import RekeyOrdered
 from coffer.archive.format.record import Kind
 from coffer.server.config.load import load_config
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_reading, open_writer
 from tests.archive.events.samples import BY, KEY
 from tests.forgery.world import files_of
@@ -226,14 +227,14 @@ def test_a_recovery_is_recorded_once(made: Path, mine: Path, monkeypatch: pytest
     segment.write_bytes(whole_[: len(whole_) // 2])
     kept: list[tuple[bytes, bytes]] = []
 
-    def keep(folder: object) -> object:
+    def keep(archive: WritableArchive) -> None:
         if Path("data/pending.json").exists():
             kept.append((Path("data/pending.json").read_bytes(), Path("data/checkpoints/latest").read_bytes()))
-        return done(folder)  # type: ignore[arg-type]
+        leave(archive)
 
-    done = opening._done_offline
+    leave = opening._leave_deferred
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "_done_offline", keep)
+        patch.setattr(opening, "_leave_deferred", keep)
         run("recover", "accept-loss", "--to", str(told("recover", "show", code=1)["records"]))
     assert _repairs() == 1
     ((announced, latest),) = kept

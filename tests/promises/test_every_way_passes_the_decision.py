@@ -19,6 +19,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from coffer.archive.copies.keyring_copies import KeysHeld
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.crypto.shamir import Recovered
 from coffer.keys.errors import AccessDeniedError
@@ -28,6 +29,7 @@ from coffer.server.access.decision import Policy, policy_of
 from coffer.server.access.principal import Principal, PrincipalKind
 from coffer.server.access.roles import GRANTS, Duty
 from coffer.server.access.rules import DenialReason, Deny, Permit
+from coffer.server.backup.copies import MadeCopy
 from coffer.server.cli import main
 from coffer.server.clock import watching
 from coffer.server.config.load import load_config
@@ -63,6 +65,7 @@ STUDY, INSTANCE, LEVEL = 0x0020000D, 0x00080018, 0x00080052
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 UID = "1.2.840.99999.1"
 WHO = Principal.person("Meyer", "a")
+COPY = MadeCopy("vault", "id", 0, 0, KeysHeld(0, 0, 0), ())
 
 # How each command is called, and what it must ask for first.
 COMMANDS = [
@@ -320,8 +323,9 @@ USE_CASES: dict[str, Callable[[WriterServices, Config, Path], object]] = {
     "versions.versions_of": lambda s, c, p: versions_of(s.archive, "1.2.3", WHO),
     "versions.one_version": lambda s, c, p: one_version(s.archive, "1.2.3", 1, WHO),
     "holds.add": lambda s, c, p: HoldAdmin(s.archive).add(Hold(UID, "", "r", "", WHO.officer, 0)),
-    "copies.add": lambda s, c, p: CopyRegister(s.archive).add("keyring", "tape", 0, WHO),
-    "copies.report_gone": lambda s, c, p: CopyRegister(s.archive).report_gone("5f", "r", WHO),
+    "copy_register.add": lambda s, c, p: CopyRegister(s.archive).add("keyring", "tape", 0, WHO),
+    "copy_register.add_backup": lambda s, c, p: CopyRegister(s.archive).add_backup(COPY, WHO),
+    "copy_register.report_gone": lambda s, c, p: CopyRegister(s.archive).report_gone("5f", "r", WHO),
     "holds.remove": lambda s, c, p: HoldAdmin(s.archive).remove("5f", WHO),
     "approvals.add": lambda s, c, p: ShredRequests(s.archive).add([], "r", WHO),
     "approvals.cancel": lambda s, c, p: ShredRequests(s.archive).cancel("5f", WHO),

@@ -8,7 +8,7 @@ from msgspec.structs import replace as replaced
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.mark import Mark
-from coffer.keys.errors import ConfigError, FormatError, HistoryError, NotFoundError
+from coffer.keys.errors import ConfigError, FormatError, HistoryError, NotFoundError, UnavailableError
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.anchor.place import is_same_volume, mark_path
 from coffer.server.config.integrity import Integrity
@@ -95,15 +95,20 @@ def test_one_of_another_archive_is_neither_used_nor_replaced(tmp_path: Path) -> 
     assert other.find() is None
 
 
-def test_one_that_cannot_be_raised_is_a_concern_and_stops_nothing(tmp_path: Path) -> None:
+def test_one_that_cannot_be_raised_is_a_concern_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UnavailableError("no space left")
+
     state = tmp_path / "state"
     file = MarkFile(state / NAME, tmp_path, ID)
     file.begin(MARK)
-    (state / f".{NAME}.new").mkdir()  # in the way of the next write
-    file.advance(replace(MARK, size=18))
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "write", full)
+        file.advance(replace(MARK, size=18))
     assert file.read() == MARK
     assert "was not raised" in file.concerns()[0]
-    (state / f".{NAME}.new").rmdir()
     file.advance(replace(MARK, size=19))
     assert not any("was not raised" in what for what in file.concerns())
 

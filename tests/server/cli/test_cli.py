@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COFFER = Path(sys.executable).with_name("coffer")
 COMMANDS = [
     "access",
+    "backup",
     "checkpoint",
     "clock",
     "completion",
@@ -37,6 +38,7 @@ COMMANDS = [
     "recover",
     "reload",
     "repair",
+    "restore",
     "scrub",
     "serve",
     "shred",

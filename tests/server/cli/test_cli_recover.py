@@ -131,7 +131,7 @@ def test_a_copy_does_not_make_an_older_keyring_the_newest(archive: Path, is_mark
         mark.unlink()
     before = contents(archive)
     told_so = run("recover", "from", "held", code=13).output
-    assert "the keyring is older than the log: 1 holds or requests to shred are missing" in told_so
+    assert "the keyring is older than the log: 1 holds, requests to shred or registered copies are missing" in told_so
     assert contents(archive) == before
     assert "court case 7" in run("recover", "show", code=1).output
     run("put", "files", code=13)

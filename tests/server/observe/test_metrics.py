@@ -25,6 +25,7 @@ class Facts:
     segment_bytes: int = 1200
     index_lag: int = 5
     key_epoch: int = 1
+    key_copies_stale: bool = False
     key_epoch_age: float = 60.0
     key_rotation_unfinished: bool = False
     key_trouble: int = 0
