@@ -70,7 +70,7 @@ class LogWriter:
         outside: Mark | None = None,
         lineage: bytes = NO_LINEAGE,
         signers: Collection[str] = (),
-        objection: IntegrityError | None = None,
+        objection: Callable[[], IntegrityError | None] = lambda: None,
         may_refuse: bool = False,
         log: CommitLog | None = None,
         lease: Lease | None = None,
@@ -80,7 +80,8 @@ class LogWriter:
         `sign` makes the tag of a group from its statement, with the key that signs now (`hand_over` replaces it).
         `remembered` is the last checkpoint that the keyring remembers, `outside` the mark outside the folder, if there
         is one, `lineage` (16 bytes) that of the groups until `begin_lineage`, `signers` the verifier keys it can sign
-        with (empty: not checked), `objection` any other reason not to write. `log` is where groups are committed (None:
+        with (empty: not checked), `objection` any other reason not to write, asked once nothing speaks against the log
+        itself. `log` is where groups are committed (None:
         in the folder), `lease` the one that allows it (None: the caller knows that no other process writes). Raises
         IntegrityError if the log is damaged; HistoryError if it is older than, or differs from, what was signed, or if
         another key signs now; the objection; UnreadableError if the medium cannot be read. Then nothing was changed.
@@ -104,8 +105,8 @@ class LogWriter:
         self._signed_epoch = 0
 
         def accept(_: LogEnd) -> None:
-            if objection is not None:
-                raise objection
+            if (found := objection()) is not None:
+                raise found
             self._signed_epoch = epoch_at(folder, self.signed_size)
 
         reached = None if outside is None else outside.checkpoint

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 from coffer.archive.copies.shelf import Shelf
-from coffer.archive.copies.snapshot import PIECE, is_id, made_ms_of
+from coffer.archive.copies.snapshot import LATEST_MS, PIECE, is_id, made_ms_of
 from coffer.archive.store import checksummed_json
 from coffer.keys.errors import FormatError, IntegrityError, NotFoundError
 
@@ -83,6 +83,7 @@ class KeyringCopy:
                 told["type"] == _TYPE
                 and is_id(made.id)
                 and len(made.archive_id) == 16
+                and made.made_ms <= LATEST_MS
                 and all(type(n) is int and 0 <= n < 1 << 63 for n in (made.made_ms, *made.held, made.size))
                 and len(made.pieces) == -(-made.size // PIECE)
                 and all(len(each) == 32 for each in made.pieces)

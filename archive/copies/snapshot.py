@@ -12,9 +12,21 @@ from typing import Any, Final, Self
 from coffer.archive.store import checksummed_json
 from coffer.keys.errors import FormatError
 
-__all__ = ["END_BYTES", "PIECE", "Blob", "Part", "SegmentCopy", "Snapshot", "is_id", "made_ms_of", "new_id"]
+__all__ = [
+    "END_BYTES",
+    "LATEST_MS",
+    "PIECE",
+    "Blob",
+    "Part",
+    "SegmentCopy",
+    "Snapshot",
+    "is_id",
+    "made_ms_of",
+    "new_id",
+]
 
 PIECE: Final = 16 << 20  # bytes: what a target is asked to store at once, and what a broken connection repeats
+LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999: no calendar knows a later one
 END_BYTES: Final = 44  # of a footer: its length, its SHA-256 and its end magic
 _TYPE: Final = "coffer/snapshot/v1"
 _ID: Final = re.compile(r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{12}")
@@ -133,6 +145,7 @@ class Snapshot:
         names = [each.name for each in self.parts]
         if (
             not is_id(self.id)
+            or self.made_ms > LATEST_MS
             or len(self.archive_id) != 16
             or len(self.root) != 32
             or [each.number for each in self.segments] != list(range(1, len(self.segments) + 1))

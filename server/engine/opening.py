@@ -219,9 +219,9 @@ def _open_writer(
         else:
             keyring = open_keyring_when_there(folder, config.keys, waiting)
         found = _compare(opened, config, folder, keyring, alone=True)
-        shred_again(found.late, keyring)
-        found.late.require_none_shredded()
         log = _open_log(found, lease, may_refuse=may_refuse, heeds_mark=heeds_mark)
+        if log.refusal is not None and found.late.shredded:
+            raise log.refusal  # neither obeyed nor served: whether these studies were shredded, nobody can say
         signer = ArchiveSigner(folder, keyring, log, found.mark, raises_mark=heeds_mark)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
@@ -255,17 +255,23 @@ def _lock(opened: ExitStack, config: Config, *, fresh_index: bool) -> tuple[Arch
 def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: bool) -> LogWriter:
     config, folder, keyring = found.config, found.folder, found.keyring
     mark = found.mark.find() if heeds_mark else None
+
+    def objection() -> IntegrityError | None:
+        """Only now is the log the archive's own: what another one says was shredded must not be."""
+        shred_again(found.late, keyring)
+        return objection_to_writing(config, folder, keyring, found.late, mark)
+
     log = LogWriter(
         folder,
         sign=in_force(keyring, folder).sign_statement,
         now_ms=clock_ms,
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
-        remembered=found.late.remembered,
+        remembered=None if found.late.is_behind else found.late.remembered,  # an older keyring is objected to below
         outside=mark,
         lineage=new_lineage(keyring) if mark is None else mark.lineage,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
-        objection=objection_to_writing(config, folder, keyring, found.late, mark),
+        objection=objection,
         may_refuse=may_refuse,
         lease=lease,
     )

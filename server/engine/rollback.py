@@ -141,8 +141,11 @@ class Missed:
             )
 
 
-def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone: bool = False) -> Missed:
-    """What the keyring has missed: what the log has after the last checkpoint that it remembers.
+def missed(
+    folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone: bool = False, size: int | None = None
+) -> Missed:
+    """What the keyring has missed: what the log has after the last checkpoint that it remembers, in all its records or
+    the first `size`.
 
     `alone` says that the caller holds the writer's lock, so that no process moves events into the log: then holds and
     requests are compared too. Raises HistoryError if an epoch that it uses was destroyed since, IntegrityError for an
@@ -159,6 +162,8 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     try:
         covered = found.remembered.size if found.remembered else 0
         for position, header in reader.records(max(covered - 1, 0)):  # from the one before, for its time
+            if size is not None and header.seq >= size:
+                break
             found.last_ms = header.time_ms
             if header.seq >= covered:
                 _read(found, made, keyring, folder, header, partial(reader.read_body, position))

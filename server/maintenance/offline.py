@@ -196,6 +196,18 @@ class OfflineSession:
         """The keyring's signing key."""
         return signing_key.current(self.keyring)
 
+    def shred_again(self, size: int) -> None:
+        """Repeat, durable on return, what the first `size` records say was shredded, those that are this archive's own.
+
+        Accepting a loss makes an older keyring the newest: keys shredded since must not live again. Nor may a record be
+        obeyed that is about to be set aside: it may be of a copy.
+        """
+        reader = LogReader(self.folder)
+        try:
+            shred_again(missed(self.folder, self.keyring, reader, size=size), self.keyring)
+        finally:
+            reader.close()
+
 
 def require_newest_keyring(keyring: Keyring, copy: ArchiveFolder) -> None:
     """Raise HistoryError, before anything is changed, if the keyring lacks keys, holds or requests of a copy's log.
@@ -226,9 +238,7 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
         keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id))
         reader = LogReader(folder)
         try:
-            # Accepting a loss makes an older keyring the newest: keys shredded since must not live again.
             late = missed(folder, keyring, reader, alone=True)
-            shred_again(late, keyring)
             report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
                 finish(folder, keyring, MarkFile.of(config, folder.archive_id))

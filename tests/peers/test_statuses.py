@@ -205,11 +205,11 @@ def test_movescu_cancels(dcmtk: None, coffer: CofferProcess) -> None:
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={MANY}"]
     to = ["-aem", "MOVEDST", "-aec", "COFFER", "127.0.0.1", str(coffer.port)]
     with RawDestination(port=coffer.peers[1].port) as destination:
-        done = run_tool("movescu", "-d", "-S", "--cancel", "5", *keys, *to)
+        done = run_tool("movescu", "-d", "-S", "--cancel", "1", *keys, *to)
     said = done.stdout + done.stderr
     assert re.search(r"DIMSE Status +: 0xfe00", said, re.IGNORECASE), said[-500:]
     last = {name: int(re.findall(rf"{name} Suboperations +: (\d+)", said)[-1]) for name in ("Remaining", "Completed")}
-    assert last["Completed"] == len(destination.came) >= 5
+    assert last["Completed"] == len(destination.came) >= 1
     assert last["Remaining"] == COUNT - len(destination.came) > 0
     assert {(m.text(dimse.ORIGINATOR_AE), m.number(dimse.ORIGINATOR_ID)) for _, m in destination.came} == {
         ("MOVESCU", 1)

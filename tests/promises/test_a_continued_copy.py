@@ -110,6 +110,29 @@ def test_it_is_found_nothing_is_written_and_the_loss_of_it_is_accepted(
     run("recover", "show")
 
 
+@pytest.mark.parametrize("parts", [("segments",), ("segments", "checkpoints", "tiles")], ids=["log", "checkpoints"])
+def test_what_a_drill_erased_lives_in_the_archive(made: Path, mine: Path, parts: tuple[str, ...]) -> None:
+    """Whoever plants the drill's log erases nothing: no refused opening obeys it, nor the remedy that drops it."""
+    (study,) = {each["StudyInstanceUID"] for each in json.loads(run("find", "--level", "study", "--json").stdout)}
+    run("hold", "add", study, "--reason", "court")
+    names = _marked()["records"]
+    shutil.copytree(mine, mine.parent / "drill")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(mine.parent / "drill")
+        run("hold", "remove", json.loads(run("hold", "list", "--json").stdout)[0]["hold"])
+        run("shred", study, "--reason", "drill", "--yes")
+        run("keys", "rotate")
+    _put_back(mine.parent / "drill" / "data", *parts)
+    for words in (("put", str(made / "files" / "0.dcm")), ("checkpoint", "sign"), ("keys", "rotate")):
+        run(*words, code=13)
+    run("recover", "accept-loss", "--to", str(names))
+    assert json.loads(run("shred", "list", "--json").stdout)["shreds"] == []
+    assert len(json.loads(run("hold", "list", "--json").stdout)) == 1
+    assert told("keys", "audit")["findings"] == []
+    run("get", "--study", str(study), "--out", "got")
+    assert any(Path("got").rglob("*.dcm"))
+
+
 def test_whoever_goes_on_with_the_drill_decides_so(made: Path, mine: Path) -> None:
     whole_with_its_key(made)
     run("put", str(made / "files" / "0.dcm"), code=13)

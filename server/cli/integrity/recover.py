@@ -90,6 +90,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     with offline_session(config, "coffer recover from") as hand:
         require_newest_keyring(hand.keyring, source)
         history = find_divergence(hand.folder, hand.remembered, hand.objection, hand.outside)
+        hand.shred_again(history.size)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
                 hand.folder,
@@ -145,6 +146,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"give --to {history.size}")
+        hand.shred_again(size)
         accept(hand.folder, history, hand.signer, hand.keyring.remember_checkpoint)
         lost = hand.lost_holds
     with admitted.open_past_mark() as archive:

@@ -1,16 +1,18 @@
 """The golden target: this code writes it, and the second reader reads it, byte for byte."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coffer.archive.copies.folder_target import FolderTarget
-from coffer.archive.copies.keyring_copies import KeyringCopies
+from coffer.archive.copies.keyring_copies import KeyringCopies, KeyringCopy
 from coffer.archive.copies.segments import as_archive
 from coffer.archive.copies.shelf import Shelf
+from coffer.archive.copies.snapshot import LATEST_MS, Snapshot
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.crypto.recipient import Identity, opened
-from coffer.keys.errors import IntegrityError
+from coffer.keys.errors import FormatError, IntegrityError
 from tests.vectors import make_copies, reader_copies
 
 GOLDEN = make_copies.HERE / "copies"
@@ -58,3 +60,15 @@ def test_both_readers_open_the_sealed_keyring() -> None:
         assert type(refused.value).__module__ == "coffer.keys.errors"
     with pytest.raises(IntegrityError):
         b"".join(opened([data[:-17]], len(data) - 17, bytes.fromhex(folder.name), identity))
+
+
+def test_a_time_that_no_calendar_knows_is_no_snapshot() -> None:
+    """Whoever writes a target can put it there, and every command that shows a time would end on it."""
+    (folder,) = GOLDEN.iterdir()
+    snapshot = Snapshot.parse((folder / "snapshots" / f"{make_copies.ID}.json").read_bytes())
+    copy = KeyringCopies(Shelf(FolderTarget(GOLDEN), bytes.fromhex(folder.name))).find(make_copies.ID)
+    assert Snapshot.parse(replace(snapshot, made_ms=LATEST_MS).serialize()).made_ms == LATEST_MS
+    with pytest.raises(FormatError):
+        Snapshot.parse(replace(snapshot, made_ms=LATEST_MS + 1).serialize())
+    with pytest.raises(FormatError):
+        KeyringCopy.parse(replace(copy, made_ms=LATEST_MS + 1).serialize())

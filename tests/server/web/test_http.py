@@ -113,7 +113,7 @@ def test_a_known_peer_makes_room_last_although_it_holds_most(app: object) -> Non
             ours, theirs = socket.socketpair()
             known.append(stack.enter_context(ours))
             ours.settimeout(20)
-            server.admit(theirs, "10.0.0.7", PeerCertificate("CN=probe", "CN=CA", (), "ab" * 32, "1", 0))
+            server.admit(theirs, "10.0.0.7", PeerCertificate("CN=probe", "CN=CA", (), "ab" * 32, "1", 0, "cd" * 32))
         with crowd(server, *[f"127.0.1.{n}" for n in range(1, 6)]):
             counted.wait_for("http-connections", 4)
             for each in known:
