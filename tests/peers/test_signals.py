@@ -92,7 +92,14 @@ def test_without_a_terminal_signals_that_order_nothing_do_nothing(new_coffer: Ca
 def test_a_terminal_that_closes_ends_it_in_order(new_coffer: Callable[..., CofferProcess]) -> None:
     coffer = new_coffer(serve=False, workers=2)
     ours, theirs = os.openpty()
-    started(coffer, preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0), pass_fds=(theirs,))
+
+    def at_the_terminal() -> None:
+        signal.signal(
+            signal.SIGHUP, signal.SIG_DFL
+        )  # what this process ignores, as under nohup, its children would too
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    started(coffer, preexec_fn=at_the_terminal, pass_fds=(theirs,))
     os.close(theirs)
     wait_until(lambda: health_or_nothing(coffer) == 200)
     item: Item = synthetic(1, 1000)

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import select
 import socket
 import ssl
 import threading
@@ -58,16 +59,30 @@ def received(sock: socket.socket, count: int) -> bytes:
     return bytes(got)
 
 
+def exchanged(peer: ssl.SSLSocket, data: bytes, count: int) -> bytes:
+    """What comes while `data` is sent, in one thread: OpenSSL's connections are not for two at a time."""
+    peer.setblocking(False)
+    got, sent = bytearray(), 0
+    while sent < len(data) or len(got) < count:
+        before = sent + len(got)
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            sent += peer.send(data[sent : sent + (1 << 16)]) if sent < len(data) else 0
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            got += peer.recv(1 << 16)
+        if sent + len(got) == before:
+            assert any(select.select([peer], [peer] if sent < len(data) else [], [], 20)), "nothing moves"
+    return bytes(got)
+
+
 def test_both_directions_at_the_same_time(line: Line) -> None:
     there, back = RANDOM.randbytes(3_000_001), RANDOM.randbytes(2_500_003)
-    senders = [threading.Thread(target=line.peer.sendall, args=(there,))]
-    senders += [threading.Thread(target=line.clear.sendall, args=(back,))]
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.append(received(line.peer, len(back))))
-    for each in (*senders, reader):
+    sender = threading.Thread(target=line.clear.sendall, args=(back,))
+    peer = threading.Thread(target=lambda: got.append(exchanged(line.peer, there, len(back))))
+    for each in (sender, peer):
         each.start()
     assert received(line.clear, len(there)) == there
-    for each in (*senders, reader):
+    for each in (sender, peer):
         each.join(20)
     assert got == [back]
 
