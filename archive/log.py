@@ -101,7 +101,6 @@ class LogWriter:
         self._log = HeldLog(log or FolderLog(folder, now_ms, calls), lease or Lease(folder.lock.name, 0, Holder()))
         self._taken = Taken(LogEnd(Chain.start(folder.archive_id), 0, 0, 0, 0), 0, 0)
         self.refusal: IntegrityError | UnreadableError | None = None
-
         self._signed_epoch = 0
 
         def accept(_: LogEnd) -> None:
