@@ -18,16 +18,16 @@ from coffer.server.access.principal import Principal
 from coffer.server.backup.copies import MadeCopy
 from coffer.server.copies.register import Copy
 from coffer.server.engine.archive import KeyAdminArchive
+from coffer.server.retention.holds import LAST_ZONE
 
 __all__ = ["CopyRegister", "end_of"]
 
-_LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
 _LONGEST: Final = 500
 
 
 def end_of(day: dt.date) -> int:
     """Return when a day is over everywhere on earth (ms since 1970 UTC)."""
-    after = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), _LAST_ZONE)
+    after = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), LAST_ZONE)
     return int(after.timestamp() * 1000)
 
 

@@ -29,10 +29,10 @@ from coffer.server.clock.trust import granting_ms, trust
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.retention import typed_ids
 
-__all__ = ["Hold", "HoldAdmin", "Holds", "MatchingHold", "count_kept", "matching_holds", "today"]
+__all__ = ["LAST_ZONE", "Hold", "HoldAdmin", "Holds", "MatchingHold", "count_kept", "matching_holds", "today"]
 
 _TOKEN_BYTES: Final = 16
-_LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
+LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def matching_holds(holds: Iterable[tuple[str, Hold]], parts: Iterable[Part], day
 
 def today(now_ms: int) -> dt.date:
     """Return the day at a time (ms since 1970 UTC) in the last time zone on earth: no earlier day is still going on."""
-    return dt.datetime.fromtimestamp(now_ms / 1000, _LAST_ZONE).date()
+    return dt.datetime.fromtimestamp(now_ms / 1000, LAST_ZONE).date()
 
 
 def count_kept(index: Index, hold: Hold) -> int:

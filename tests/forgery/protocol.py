@@ -1,7 +1,7 @@
 """The commit protocol against somebody who puts things back, in small, to be explored completely.
 
 A writer stores objects of studies, shreds a key, signs, and is stopped anywhere. The attacker has kept one copy of the
-folder of any moment, and somebody may have gone on with that copy elsewhere, who has the same keys (a restore drill).
+folder, from any moment. Somebody with the same keys may have gone on writing to that copy elsewhere (a restore drill).
 While nobody writes, he puts back any store of either, or drops a record and makes the chain fit; he cannot tag, sign or
 write rows, and does not reach the mark. Then a writer opens. `Faults` takes one of its rules out.
 
