@@ -52,7 +52,7 @@ def told(*args: str, code: int = 0) -> dict[str, object]:
 def free_port() -> int:
     """A TCP port that nobody listens on."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind(("", 0))  # free on every address: a peer may connect from any of them
         return int(sock.getsockname()[1])
 
 

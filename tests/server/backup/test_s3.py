@@ -56,7 +56,8 @@ def test_a_night_in_an_object_store(buckets: list[str], tmp_path: Path, monkeypa
     run("init")
     done = told("backup", "run")
     assert told("backup", "run")["uploaded"] == 0
-    assert set(_held(there).values()) == {"COMPLIANCE"}, _held(there)
+    held = _held(there)
+    assert {name: mode for name, mode in held.items() if mode != "COMPLIANCE"} == {}
     run("backup", "verify", "--all")
     restored = told("restore", str(done["snapshot"]), "restored")
     assert restored["findings"] == []
@@ -67,7 +68,11 @@ def test_a_night_in_an_object_store(buckets: list[str], tmp_path: Path, monkeypa
 
 
 def _held(place: str) -> dict[str, str]:
-    """How each object is held."""
+    """How each object of the snapshots is held. A flag of a run that could not be dropped is held by nobody."""
     bucket = place.split("/")[2]
     keys = [each["Key"] for each in client().list_objects_v2(Bucket=bucket)["Contents"]]
-    return {key: str(client().head_object(Bucket=bucket, Key=key).get("ObjectLockMode")) for key in keys}
+    return {
+        key: str(client().head_object(Bucket=bucket, Key=key).get("ObjectLockMode"))
+        for key in keys
+        if "/turns/" not in key
+    }
