@@ -7,23 +7,35 @@ key providers it was started with: keys that move to another provider would be o
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from coffer.keys.disk.lock import Holder, this_process
+from coffer.keys.errors import LockedError
 from coffer.keys.lease.epoch_authority import EpochAuthority
 from coffer.keys.lease.flock_authority import FlockAuthority
 
 __all__ = ["WriterLock", "writer"]
 
 
+_BUSY: Final = "the archive is being written by"
+_HINT: Final = "stop it first, or send the work to it over the network"
+
+
 def _authority(path: Path) -> EpochAuthority:
-    busy, hint = "the archive is being written by", "stop it first, or send the work to it over the network"
-    return FlockAuthority(path.parent, busy, hint)
+    return FlockAuthority(path.parent, _BUSY, _HINT)
 
 
 def writer(path: Path) -> Holder | None:
     """Who holds the writer's lock at this path now, or None."""
     return _authority(path).current(path.name).holder
+
+
+def require_free(path: Path) -> None:
+    """Raise LockedError, as `WriterLock` would, if another process holds the lock now: for whoever has something to do
+    before it takes it."""
+    held = writer(path)
+    if held is not None and not held.is_this_process():
+        raise LockedError(f"{_BUSY} {held}", hint=_HINT)
 
 
 class WriterLock:

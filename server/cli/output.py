@@ -21,6 +21,7 @@ from coffer.keys.clock import LAST_MS
 from coffer.keys.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -105,7 +106,11 @@ def facts(pairs: Mapping[str, str]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    """Print a table on standard output: drawn on a terminal, tab-separated into a pipe. Returns the number of rows."""
+    """Print a table on standard output: drawn on a terminal, tab-separated into a pipe. Returns the number of rows.
+
+    No value is ever cut or broken, because the next command may need it: where the terminal is too narrow, each row is
+    a paragraph with a line for each column.
+    """
     if not sys.stdout.isatty():
         click.echo("\t".join(columns))
         count = 0
@@ -113,15 +118,29 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
             click.echo("\t".join(plain(v) for v in row))
             count += 1
         return count
+    from rich.cells import cell_len
     from rich.console import Console
+
+    shown = [tuple(map(plain, row)) for row in rows]
+    widest = (max(map(cell_len, cells)) for cells in zip(columns, *shown, strict=True))
+    console = Console()
+    if sum(width + 3 for width in widest) + 1 > console.width:
+        for row in shown:
+            facts(dict(zip(columns, row, strict=True)))
+            click.echo()
+    else:
+        _draw(console, columns, shown)
+    return len(shown)
+
+
+def _draw(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(*columns, header_style="bold")
     for row in rows:
-        drawn.add_row(*(Text(plain(v)) for v in row))
-    Console().print(drawn)
-    return drawn.row_count
+        drawn.add_row(*map(Text, row))
+    console.print(drawn)
 
 
 def failure(cause: str, remedy: str, exit_code: int, *, as_json: bool) -> None:
@@ -155,7 +174,12 @@ def write_file(path: Path, data: bytes) -> None:
 def _json(value: Any) -> str:
     import msgspec  # not at the top: `--version` and errors as text print no JSON
 
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    text = msgspec.json.encode(value, enc_hook=str).decode()
+    if text.isprintable():
+        return text
+    import json  # nor does most JSON hold such characters
+
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)  # such stand in strings only
 
 
 def _lines(text: str) -> str:

@@ -5,7 +5,8 @@ command is asked for, and imports heavy modules only when it runs, so that `--he
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +25,8 @@ _MODULES: Final = {
     "serve": "serve",
     "put": "put",
     "get": "get",
-    "find": "find",
-    "versions": "versions",
+    "find": "search.find",
+    "versions": "search.versions",
     "verify": "integrity.verify",
     "repair": "integrity.repair",
     "recover": "integrity.recover",
@@ -69,6 +70,28 @@ class _Commands(Mapping[str, click.Command]):
 
 class _Reporting(click.Group):
     """A group that prints what its commands raise, and turns it into the exit code."""
+
+    def main(  # type: ignore[override]  # of click's overloads only the one that ends the process is used
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """As click has it; a command line that cannot be parsed is a JSON error where it asks for JSON."""
+        line = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode or "--json" not in line:
+            return super().main(line, prog_name, complete_var, standalone_mode, **extra)
+        try:
+            sys.exit(super().main(line, prog_name, complete_var, standalone_mode=False, **extra))
+        except click.ClickException as error:
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "coffer"
+            output.failure(error.format_message(), f"{command} --help", error.exit_code, as_json=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

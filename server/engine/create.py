@@ -1,5 +1,5 @@
-"""Create an empty archive: folders, key file, keyring, the signed checkpoint of an empty log, the mark outside, and
-last `archive.json`, which makes it an archive.
+"""Create an empty archive: folders, key file, keyring, the signed checkpoint of an empty log, the mark outside, an
+empty index, and last `archive.json`, which makes it an archive.
 
 Rule: after a stop or a failure at any point the same call resumes. Nothing is ever overwritten: an existing key file
 and keyring are used.
@@ -11,6 +11,7 @@ from functools import partial
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import read_checkpoint
 from coffer.archive.tree.checkpoint_history import begin
+from coffer.index.index import Index
 from coffer.keys.disk import durable
 from coffer.keys.errors import ConfigError, IntegrityError
 from coffer.keys.keyring import signing_key
@@ -22,6 +23,7 @@ from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import mark_of, new_lineage
 from coffer.server.engine.providers import passphrase_of, provider_of
+from coffer.server.engine.sealing import rules_of
 
 __all__ = ["create_archive"]
 
@@ -56,6 +58,7 @@ def create_archive(config: Config) -> None:
         begin(folder, partial(signer.sign_note, origin), keyring.remember_checkpoint)
         mark = mark_of(folder, keyring, read_checkpoint(folder), 0, new_lineage(keyring))
         MarkFile.of(config, archive_id).begin(mark)
+        Index.open(folder.index, keyring, rules_of(config)).close()  # so that a search finds nothing, not no index
         folder.commit()
     finally:
         keyring.close()

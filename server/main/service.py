@@ -13,6 +13,8 @@ from typing import Final, Self
 from coffer.archive.body.allocator import keep_objects
 from coffer.archive.codec.choice import REMEDY, why_pure
 from coffer.archive.repair import planted
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import require_free
 from coffer.keys.errors import CofferError, ConfigError, UnavailableError
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import policy_of
@@ -123,6 +125,8 @@ class Server:
 
     def _start(self) -> None:
         config, last_first = self._config, self._last_first
+        # Before a port is found in use: two servers of one archive mostly have one configuration, too.
+        require_free(ArchiveFolder.open(config.archive).lock)
         self._look_at_users()
         # An association takes two descriptors in a worker and one here; 256 cover everything else.
         headroom.raise_limit(2 * config.dimse.max_associations + 256)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coffer.index.dicom.keywords import closest, is_multiple, keyword_of, tag_of
+from coffer.index.dicom.attributes import QueryLevel
+from coffer.index.dicom.keywords import closest, is_multiple, tag_of
 from coffer.keys.errors import InputError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
+from coffer.server.cli.search.keys import name_of, require_usable
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
     name = _LEVELS[level.lower()]
     conditions = dict(_condition(one) for one in query)
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
+    require_usable(conditions, columns, QueryLevel[name])
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **conditions}
     admitted = chosen.existing(Action.FIND)
     with admitted.open_reading() as archive:
@@ -71,10 +74,10 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
             rows = (row for row, _ in zip(rows, range(limit), strict=False))
         if chosen.json:
             shown = [*columns, *(t for t in conditions if t not in columns)]
-            output.json_array({_keyword(tag): _as_json(tag, row.get(tag, ())) for tag in shown} for row in rows)
+            output.json_array({name_of(tag): _as_json(tag, row.get(tag, ())) for tag in shown} for row in rows)
         else:
             output.table(
-                [_keyword(tag) for tag in columns], ([_as_text(row.get(tag, ())) for tag in columns] for row in rows)
+                [name_of(tag) for tag in columns], ([_as_text(row.get(tag, ())) for tag in columns] for row in rows)
             )
 
 
@@ -99,13 +102,9 @@ def _tag(name: str) -> int:
     return tag
 
 
-def _keyword(tag: int) -> str:
-    return keyword_of(tag) or f"{tag >> 16:04X},{tag & 0xFFFF:04X}"
-
-
 def _as_json(tag: int, values: Values) -> Any:
     """Text for an attribute that has one value in PS3.6, otherwise a list; sequences are lists of items."""
-    plain = [v if isinstance(v, str) else {_keyword(t): _as_json(t, vs) for t, vs in v.items()} for v in values]
+    plain = [v if isinstance(v, str) else {name_of(t): _as_json(t, vs) for t, vs in v.items()} for v in values]
     return plain if is_multiple(tag) else "\\".join(str(v) for v in plain)
 
 

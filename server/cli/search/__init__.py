@@ -1,0 +1,1 @@
+"""`coffer find` and `coffer versions`, one command per module."""
