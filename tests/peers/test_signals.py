@@ -128,3 +128,12 @@ def health_or_nothing(coffer: CofferProcess) -> int:
         return health(coffer)[0]
     except OSError:
         return 0
+
+
+def test_a_second_server_is_told_who_serves_the_archive(new_coffer: Callable[..., CofferProcess]) -> None:
+    coffer = new_coffer()
+    assert coffer.process is not None
+    second = coffer.run("serve", check=False)
+    assert second.returncode == 7
+    assert f"the archive is being written by 'coffer serve' (pid {coffer.process.pid} on " in second.stderr
+    assert coffer.ready()
