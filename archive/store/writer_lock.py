@@ -4,7 +4,7 @@ Rule: it is a lease of the folder's authority, so that who may write is asked in
 key providers it was started with: keys that move to another provider would be out of its reach.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -28,6 +28,17 @@ def _authority(path: Path) -> EpochAuthority:
 def writer(path: Path) -> Holder | None:
     """Who holds the writer's lock at this path now, or None."""
     return _authority(path).current(path.name).holder
+
+
+def command_of(words: Sequence[str]) -> str:
+    """What others are told of a process with that command line: `coffer serve`, without its options."""
+    left = iter(words)
+    for word in left:
+        if word in {"--archive", "--config"}:
+            next(left, None)
+        elif not word.startswith("-"):
+            return f"coffer {word}"
+    return "coffer"
 
 
 def require_free(path: Path) -> None:

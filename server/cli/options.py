@@ -62,9 +62,12 @@ class Chosen:
         return admit(load_config(*self.locations()), action, officer, resource=resource)
 
     def existing(self, action: Action, officer: str | None = None) -> Admitted:
-        """As `admit`, for an archive that exists. Raises the same errors, ConfigError if there is none, and
-        NotFoundError if its archive.json is missing."""
+        """As `admit`, for an archive that exists. Raises the same errors, UnavailableError if this account may not look
+        into it, ConfigError if there is none, and NotFoundError if its archive.json is missing."""
+        from coffer.server.identity.account import require_open_to_account
+
         admitted = self.admit(action, officer)
+        require_open_to_account(admitted.config.archive)
         if not os.path.lexists(admitted.config.archive / "archive.json"):
             raise self._missing(admitted.config.archive)
         return admitted

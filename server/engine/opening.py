@@ -22,7 +22,7 @@ from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.store.writer_lock import WriterLock
+from coffer.archive.store.writer_lock import WriterLock, command_of
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.tree.mark import Mark
 from coffer.index.index import Index
@@ -245,7 +245,7 @@ def _lock(opened: ExitStack, config: Config, *, fresh_index: bool) -> tuple[Arch
     """Become the one writer; missing folders are created, except an index that is about to be replaced."""
     keep_blocks()
     folder = ArchiveFolder.open(config.archive)
-    command = " ".join(["coffer", *sys.argv[1:2]])
+    command = command_of(sys.argv[1:])
     lock = opened.enter_context(WriterLock(folder.lock, command, clock_ms(), settings_of(config.keys)))
     folder.complete(but=folder.index.name if fresh_index else "")
     clear_stale(folder.spool)

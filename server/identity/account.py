@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from coffer.keys.errors import AccessDeniedError
+from coffer.keys.errors import AccessDeniedError, UnavailableError
 from coffer.server.access.principal import Principal
 from coffer.server.access.users import Directory
 
@@ -64,6 +64,20 @@ def require_founder(archive: Path, key_file: Path | None) -> None:
     except OSError:
         remedy = "create the archive first: coffer init"
     raise AccessDeniedError("the first user is added by the account that owns archive and key", hint=remedy)
+
+
+def require_open_to_account(archive: Path) -> None:
+    """Raise UnavailableError if this account may not look into the folder: it would seem to hold no archive."""
+    try:
+        os.lstat(archive / "archive.json")
+    except PermissionError as error:
+        try:
+            remedy = f"run the command under the archive's account: sudo -u {_name(archive.stat().st_uid)} coffer ..."
+        except OSError:
+            remedy = "run the command under the archive's account"
+        raise UnavailableError(f"this account may not look into {archive}", hint=remedy) from error
+    except OSError:
+        return
 
 
 def _name(uid: int) -> str:

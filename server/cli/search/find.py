@@ -13,8 +13,8 @@ from coffer.index.dicom.keywords import closest, is_multiple, tag_of
 from coffer.keys.errors import InputError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.search.keys import name_of, require_usable
 from coffer.server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli.search.keys import name_of, require_usable
 
 if TYPE_CHECKING:
     from coffer.index.dicom.attributes import Values

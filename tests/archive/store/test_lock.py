@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.store.writer_lock import WriterLock
+from coffer.archive.store.writer_lock import WriterLock, command_of
 from coffer.keys.errors import LockedError
 
 HOLD = """
@@ -58,3 +58,17 @@ def test_an_unreadable_name_is_another_process(tmp_path: Path, text: bytes) -> N
         WriterLock(path, "coffer put", 2)
     held.close()
     held.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve"], "coffer serve"),
+        (["--config", "/etc/coffer.toml", "serve", "--insecure-open-role"], "coffer serve"),
+        (["--archive", "here", "--config=there", "put", "file"], "coffer put"),
+        ([], "coffer"),
+    ],
+    ids=" ".join,
+)
+def test_others_are_told_the_command_and_not_its_options(words: list[str], told: str) -> None:
+    assert command_of(words) == told

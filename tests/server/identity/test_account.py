@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys.errors import AccessDeniedError
+from coffer.keys.errors import AccessDeniedError, UnavailableError
 from coffer.server.access.roles import Role
 from coffer.server.access.users import NOBODY, Directory, User
-from coffer.server.identity.account import login_account, operator
+from coffer.server.identity.account import login_account, operator, require_open_to_account
 
 ACCOUNT = pwd.getpwuid(os.geteuid()).pw_name
 ANNA = User(name="Anna", roles=frozenset({Role.ADMIN}), accounts=frozenset({"anna"}))
@@ -46,3 +46,22 @@ def test_the_kernel_says_who_logged_in(tmp_path: Path) -> None:
         source.write_text(text)
         assert login_account(source) == account
     assert login_account(tmp_path / "none") == ""
+
+
+def test_a_folder_that_the_account_may_not_look_into_does_not_seem_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir(mode=0)
+    nobody = 65534
+    me = os.geteuid()
+    if me == 0:
+        tmp_path.chmod(0o711)
+        os.seteuid(nobody)
+    try:
+        with pytest.raises(UnavailableError, match="may not look into") as refused:
+            require_open_to_account(folder)
+    finally:
+        os.seteuid(me)
+    assert "under the archive's account" in refused.value.hint()
+    folder.chmod(0o700)
+    require_open_to_account(folder)
+    require_open_to_account(tmp_path / "nowhere")
