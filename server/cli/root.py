@@ -48,6 +48,7 @@ _MODULES: Final = {
     "tls": "tls.group",
     "completion": "completion",
     "demo": "demo",
+    "doctor": "doctor",
 }
 
 

@@ -196,7 +196,7 @@ ALONE: dict[str, Callable[[], Words]] = {
     "repair": repaired,
 }
 CHANGE_NO_KEYRING = {
-    "get", "find", "versions", "verify", "recover show", "mark show", "scrub show", "scrub acknowledge",
+    "get", "find", "versions", "verify", "doctor", "recover show", "mark show", "scrub show", "scrub acknowledge",
     "checkpoint show", "checkpoint prove-inclusion", "checkpoint prove-consistency", "checkpoint check", "status",
     "clock show", "keys audit", "keys export", "keys list", "keys copies", "shred list", "shred check", "hold list",
     "config check", "completion", "access explain", "reload", "tls check", "tls init",

@@ -101,6 +101,7 @@ COMMANDS = [
     ("checkpoint check proof.json", Action.VERIFY),
     ("status", Action.INSPECT),
     ("status --list", Action.INSPECT),
+    ("doctor", Action.INSPECT),
     ("keys list", Action.INSPECT),
     ("keys audit", Action.AUDIT_KEYS),
     ("keys rotate", Action.ROTATE),

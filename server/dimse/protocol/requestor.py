@@ -97,6 +97,32 @@ class Requestor:
             dimse.AFFECTED_INSTANCE: sop_instance,
             **(more or {}),
         }
+        return self._exchange(context, request, data, meanwhile, waiting)
+
+    def echo(self) -> int:
+        """C-ECHO on the first accepted context, and return the status that the peer answers (PS3.7 9.1.5). Raises
+        UnavailableError if no context was accepted, or the association breaks."""
+        context = next(iter(self.contexts.values()), None)
+        if context is None:
+            raise self._unavailable("accepts no Verification")
+        self._message_id = self._message_id % 0xFFFF + 1
+        request: dict[int, Value] = {
+            dimse.AFFECTED_CLASS: context.abstract_syntax,
+            dimse.FIELD: dimse.C_ECHO,
+            dimse.MESSAGE_ID: self._message_id,
+            dimse.DATA_SET_TYPE: dimse.NO_DATA_SET,
+        }
+        return self._exchange(context, request, None)
+
+    def _exchange(
+        self,
+        context: Context,
+        request: Mapping[int, Value],
+        data: Iterable[bytes] | None,
+        meanwhile: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Send a request and return the status of the response to it."""
         try:
             self._channel.send(context, request, data)
             meanwhile()
@@ -108,7 +134,7 @@ class Requestor:
             raise self._unavailable("does not answer in time") from error
         except _BROKEN as error:
             raise self._unavailable("broke the association") from error
-        if answer.number(dimse.FIELD) != dimse.C_STORE | dimse.RESPONSE:
+        if answer.number(dimse.FIELD) != int(str(request[dimse.FIELD])) | dimse.RESPONSE:
             raise self._unavailable("sent an unexpected response")
         return answer.number(dimse.STATUS)
 

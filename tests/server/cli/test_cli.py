@@ -27,6 +27,7 @@ COMMANDS = [
     "completion",
     "config",
     "demo",
+    "doctor",
     "find",
     "get",
     "hold",
