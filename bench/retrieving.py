@@ -76,6 +76,7 @@ def _study_of(path: Path) -> str:
 
     with path.open("rb") as file:
         found = read_part10(file)
+        assert found is not None, path
         file.seek(found.start)
         data = file.read()
     header = scan(lambda start, stop: data[start:stop], len(data), found.transfer_syntax)

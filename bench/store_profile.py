@@ -79,6 +79,7 @@ def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:
     for path in sorted(p for p in folder.iterdir() if p.is_file())[:limit]:
         with path.open("rb") as file:
             found = read_part10(file)
+            assert found is not None, path
             file.seek(found.start)
             objects.append((found, file.read()))
     return objects

@@ -33,10 +33,11 @@ Examples:
   coffer put --json /mnt/old-pacs | jq .failed
 
 \b
-Files that are not DICOM are skipped and reported. Objects that are already stored are counted as duplicates and take no
+Files that are not DICOM are ignored, and named. Objects that are already stored are counted as duplicates and take no
 space, so run an interrupted import again. put is a writer: stop the server first, or send to it by C-STORE.
-Exit code 0 if nothing failed, 12 if objects were refused, 6 if the archive could not store, 5 if there was no DICOM
-at all; 3, 6 or 13 if everything was stored and no checkpoint could be signed over it: coffer checkpoint sign."""
+Exit code 0 if all that is DICOM is stored; 12 if some is not, because it was refused or lacks what identifies it; 6 if
+the archive could not store; 5 if there was no DICOM at all; 3, 6 or 13 if everything was stored and no checkpoint could
+be signed over it: coffer checkpoint sign."""
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Files stored at the same time.")
@@ -92,7 +93,7 @@ def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Calla
         elif result.path in named:
             directories.append(result.path)
         else:
-            yield Result(result.path, Outcome.SKIPPED, "a DICOMDIR; its files are read from the folder")
+            yield Result(result.path, Outcome.IGNORED, "a DICOMDIR; its files are read from the folder")
     for directory in directories:
         try:
             found = read_media_directory(directory)
@@ -137,12 +138,12 @@ class _Tally:
 
     def report(self, *, as_json: bool) -> None:
         """Print the counts and the files that were not stored."""
-        names = ("stored", "duplicate", "skipped", "failed")
+        names = ("stored", "duplicate", "ignored", "skipped", "failed")
         if as_json:
             files = [{"path": str(p.path), "outcome": p.outcome.value, "reason": p.reason} for p in self.problems]
             output.as_json({**{n: self.counts[n] for n in names}, "bytes": self.size, "not_stored": files})
             return
-        for name in ("failed", "skipped"):
+        for name in ("failed", "skipped", "ignored"):
             self._list([p for p in self.problems if p.outcome.value == name], name)
         output.say(", ".join(f"{self.counts[n]} {n}" for n in names) + f"; {output.size(self.size)} of data sets")
 
@@ -156,8 +157,8 @@ class _Tally:
                 output.say(f"    and {len(paths) - _SHOWN} more; --json lists all")
 
     def raise_failure(self) -> None:
-        """Raise the error that determines the exit code, if anything failed or nothing was DICOM."""
-        failed = self.counts["failed"]
+        """Raise the error that determines the exit code, if DICOM was not stored or there was none."""
+        failed = self.counts["failed"] + self.counts["skipped"]
         if any(p.is_shortage for p in self.problems):
             raise UnavailableError(
                 f"the archive could not store {failed} files", hint="see `coffer status`, then run the command again"

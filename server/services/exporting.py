@@ -53,12 +53,14 @@ def _holds(target: Path, pieces: Iterator[bytes], size: int) -> bool:
     try:
         with opening.opened(target) as file:
             there, wanted = read_part10(file), read_part10(io.BytesIO(header + first))
+            if there is None or wanted is None:
+                return False
             if found.st_size - there.start != size or _named(there) != _named(wanted):
                 return False
             file.seek(there.start)
             return all(file.read(len(piece)) == piece for piece in chain((first,), pieces))
     except InputError:
-        return False  # not DICOM
+        return False
     except OSError as error:
         raise UnavailableError(
             f"{target} cannot be read: {error.strerror}", hint="find out who put it there, or name a new folder"

@@ -1,7 +1,7 @@
 """Import Part 10 files into the archive: the door of `coffer put`.
 
 Rule: the data set's bytes are stored as they are in the file; preamble and file meta are kept beside them so that the
-file can be written again. Files that are not DICOM are skipped with a reason. `server.services.media` walks folders.
+file can be written again. What is not stored has a reason. `server.services.media` walks folders.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import StoreOutcome, StoreRequest
 from coffer.server.services.bundle import WriterServices
-from coffer.server.services.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
+from coffer.server.services.part10 import MEDIA_DIRECTORY, Part10, read_part10
 
 __all__ = ["Importer", "Outcome", "Result"]
 
@@ -30,6 +30,7 @@ _log = get_logger()
 
 _PIECE: Final = 1 << 20
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_SUFFIXES: Final = frozenset({".dcm", ".dicom", ".ima"})  # whoever named it so will miss it
 _IDENTITY_BYTES: Final = 1 << 20  # group 0008 is at the beginning
 
 
@@ -38,7 +39,8 @@ class Outcome(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
-    SKIPPED = "skipped"
+    SKIPPED = "skipped"  # DICOM, or named so, and what storing it needs is missing
+    IGNORED = "ignored"  # not DICOM, or a DICOMDIR whose folder is read
     FAILED = "failed"
     DIRECTORY = "directory"  # a DICOMDIR: not an object, but it refers to some
 
@@ -71,6 +73,9 @@ class Importer:
         try:
             with path.open("rb") as file:
                 found = read_part10(file)
+                if found is None:
+                    is_named_so = path.suffix.lower() in _SUFFIXES
+                    return Result(path, Outcome.SKIPPED if is_named_so else Outcome.IGNORED, "not DICOM")
                 if found.sop_class == MEDIA_DIRECTORY:
                     return Result(path, Outcome.DIRECTORY)
                 file.seek(found.start)
@@ -87,7 +92,7 @@ class Importer:
 
     def _put(self, path: Path, found: Part10) -> Result:
         """Store it under the identity of the file meta, or of the data set if the former is missing or wrong."""
-        claimed = looks_like_uid(found.sop_class) and looks_like_uid(found.sop_instance)
+        claimed = bool(found.sop_class and found.sop_instance)  # however odd: a C-STORE takes it, too
         own = None if claimed else self._identity(path, found)
         sop_class, sop_instance = own or (found.sop_class, found.sop_instance)
         if not claimed and own is None:
@@ -103,7 +108,7 @@ class Importer:
         return Result(path, Outcome.DUPLICATE if outcome.duplicate else Outcome.STORED, size=size)
 
     def _identity(self, path: Path, found: Part10) -> tuple[str, str] | None:
-        """SOP Class and Instance UID of the data set; None if it lacks a usable one."""
+        """SOP Class and Instance UID of the data set; None if it lacks one."""
         with path.open("rb") as file:
             file.seek(found.start)
             data = file.read(_IDENTITY_BYTES)
@@ -111,7 +116,7 @@ class Importer:
             lambda start, stop: data[start:stop], len(data), found.transfer_syntax, self._services.archive.limits
         )
         sop_class, sop_instance = header.text(_SOP_CLASS), header.text(_SOP_INSTANCE)
-        return (sop_class, sop_instance) if looks_like_uid(sop_class) and looks_like_uid(sop_instance) else None
+        return (sop_class, sop_instance) if sop_class and sop_instance else None
 
     def _send(
         self, path: Path, found: Part10, sop_class: str, sop_instance: str, *, keep_meta: bool

@@ -16,7 +16,7 @@ __all__ = ["MEDIA_DIRECTORY", "Part10", "header_bytes", "looks_like_uid", "read_
 
 MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
 IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-_PREAMBLE, _MAGIC = 128, b"DICM"
+_PREAMBLE, _MAGIC, _HEAD_BYTES = 128, b"DICM", 512
 _MAX_META: Final = 1 << 20
 _LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _META_GROUP: Final = b"\x02\x00"
@@ -49,26 +49,30 @@ def looks_like_uid(text: str) -> bool:
     return 0 < len(text) <= _LONGEST_UID and text[0] != "." and set(text) <= _UID_CHARACTERS
 
 
-def read_part10(file: BinaryIO) -> Part10:
-    """Read the beginning of a file that is positioned at its start; its position on return is undefined.
+def read_part10(file: BinaryIO) -> Part10 | None:
+    """Read the beginning of a file that is positioned at its start; its position on return is undefined. None: this is
+    not DICOM.
 
     A file without preamble or without file meta is accepted if its first element looks like DICOM; its transfer syntax
-    is then guessed from that element. Raises InputError with the cause in a few words for anything else.
+    is then guessed from that element. Raises InputError with the cause in a few words where something is missing.
     """
-    head = file.read(_PREAMBLE + len(_MAGIC))
+    head = file.read(_HEAD_BYTES)
     if not head:
         raise InputError("empty file")
-    if head[_PREAMBLE:] == _MAGIC:
-        preamble, start = head[:_PREAMBLE], len(head)
-    else:
-        preamble, start = b"", 0
+    if head[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC:
+        preamble, start = head[:_PREAMBLE], _PREAMBLE + len(_MAGIC)
+    else:  # some files lost the preamble, or have one of another length
+        preamble, start = b"", head.find(_MAGIC + _META_GROUP) + len(_MAGIC)
+        start = start if start >= len(_MAGIC) else 0
+        if not start and _MAGIC in head:
+            raise InputError("cannot be read as DICOM")
     file.seek(start)
     meta, values = _read_meta(file.read)
     file.seek(start + len(meta))
     first = file.read(8)
     guess = _guess_syntax(first)
-    if not preamble and not meta and not guess:
-        raise InputError("not DICOM")
+    if not start and not meta and not guess:
+        return None
     if len(first) < 8:
         raise InputError("no data set")
     syntax = _uid(values.get(0x0010, b""))

@@ -70,5 +70,5 @@ def test_a_dicomdir_is_put_by_the_command(tmp_path: Path, files: Path) -> None:
     named = [["IMAGES", path.name] for path in sorted((media / "IMAGES").iterdir())]
     seen = on_a_terminal("put", str(directory(media / "DICOMDIR", *named, ["IMAGES", "GONE"])), code=12)
     assert re.search(rf"\d+/{len(named) + 1} ", seen), seen[-2000:]
-    assert f"{len(named)} stored, 0 duplicate, 0 skipped, 1 failed" in seen
+    assert f"{len(named)} stored, 0 duplicate, 0 ignored, 0 skipped, 1 failed" in seen
     assert "named in the DICOMDIR, but not there" in seen
