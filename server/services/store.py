@@ -143,19 +143,26 @@ class IncomingObject:
             raise UnavailableError(
                 "the study's key, or the newest version of the instance, kept changing", hint="send the object again"
             )
-        if is_verbose():
+        problem = header.problem or entry.problem or (None if entry.study_uid else "it has no Study Instance UID")
+        if problem is not None and not done.duplicate:
+            _log.warning(
+                "an object was stored, and not all queries find it",
+                name="object.unindexed",
+                **self._told(entry, done),
+                problem=problem,
+            )
+        elif is_verbose():
             _log.debug(
-                "an object was stored",
-                name="object.stored",
-                sop_instance=short_id(entry.sop_instance),
-                study=short_id(entry.study_uid),
-                seq=done.seq,
-                calling_ae=self._request.caller.ae_title,
-                bytes=self._draft.size,
-                duplicate=done.duplicate,
-                problem=header.problem or entry.problem,
+                "an object was stored", name="object.stored", **self._told(entry, done), duplicate=done.duplicate
             )
         return StoreOutcome(duplicate=done.duplicate)
+
+    def _told(self, entry: InstanceEntry, done: Committed) -> dict[str, object]:
+        """What a line of the log says of an object."""
+        return {
+            "sop_instance": short_id(entry.sop_instance), "study": short_id(entry.study_uid), "seq": done.seq,
+            "calling_ae": self._request.caller.ae_title, "bytes": self._draft.size,
+        }  # fmt: skip
 
     def _header(self) -> DataSetHeader:
         """The whole header: the one parsed early, if nothing follows the pixel data."""

@@ -24,8 +24,10 @@ from coffer.server.services.api import StoreRequest
 from coffer.server.services.find import Finder
 from coffer.server.services.part10 import Part10, header_bytes
 from coffer.server.services.retrieve import Retriever
+from tests.captured_logs import capture_logs
 from tests.server.filled import status
 from tests.server.odd_objects import (
+    EXPLICIT,
     IMPLICIT,
     SECONDARY_CAPTURE,
     SERIES_UID,
@@ -280,3 +282,15 @@ def test_one_file_never_ends_an_import(tmp_path: Path) -> None:
         for obj in (*healthy, odd[0]):
             found = Retriever(engine).instances({SOP_INSTANCE: (obj.sop_instance,)}, CALLER)
             assert [b"".join(one.open()) for one in found] == [obj.data]
+
+
+def test_an_object_that_queries_do_not_find_is_told_of_once(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    create_archive(config)
+    lost = Object(SECONDARY_CAPTURE, "9.9.9", EXPLICIT, element(SOP_INSTANCE, "UI", b"9.9.9\0"))
+    with capture_logs() as lines, open_writer(config) as engine:
+        assert store(engine, lost) == 0
+        assert store(engine, lost) == 0
+    (line,) = [each for each in lines if each["name"] == "object.unindexed"]
+    assert (line["log_level"], line["problem"]) == ("warning", "it has no Study Instance UID")
+    assert "9.9.9" not in str(line)
