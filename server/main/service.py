@@ -4,6 +4,7 @@ Rule: HTTP answers first and last, so that a probe sees why the server is not re
 before the archive is closed. It interprets no message and does no work of its own: the doors and the jobs do.
 """
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -40,12 +41,14 @@ from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
 from coffer.server.mailbox.users_record import record_users
+from coffer.server.main.condition import condition_of, vitals_of
 from coffer.server.main.exposure import exposed, require_covered
 from coffer.server.main.known_peers import KnownPeersJob
 from coffer.server.maintenance.index_job import IndexJob
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
 from coffer.server.observe.collectors import Vitals
+from coffer.server.observe.condition import Condition, ConditionCollector
 from coffer.server.observe.metrics import Metrics
 from coffer.server.services.bundle import WriterServices
 from coffer.server.tls.gatekeeper import Gatekeeper, is_used
@@ -90,6 +93,7 @@ class Server:
         self._workers = Workers(config, self._keeper.outlet if self._keeper else None)
         self._listener = Listener(config, self._workers, self._metrics, self._known.is_stranger)
         self._metrics.registry.register(TlsCollector(self._keeper))
+        self._metrics.registry.register(ConditionCollector(self._condition))
         self._control = ControlSocket(config.archive, {"reload": self._reload, "store": self._require_storing})
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
@@ -315,15 +319,15 @@ class Server:
         tls = tls_concerns(self._keeper) if self._keeper is not None else []
         return [*concerns, *tls, *self._workers.concerns(), *self._jobs.concerns()]
 
+    def _condition(self) -> Condition:
+        """How the server is, for the metrics."""
+        tls = self._keeper.pids() if self._keeper is not None else []
+        processes = {"committing": [os.getpid()], "receiving": self._workers.pids(), "tls": tls}
+        return condition_of(self._config, self._services, processes, is_ready=not self.reasons())
+
     def _vitals(self) -> Vitals:
         """The state of the process itself, for the metrics."""
-        restarts = self._jobs.restarts() | {"a receiving process": self._workers.deaths}
-        short = self._workers.short_of() | {self._listener.short_of()}
-        lost = logs.lost() + self._workers.lost_lines()
-        if self._keeper is not None:
-            restarts["the process that ends TLS"] = self._keeper.deaths
-            lost += self._keeper.counted()["lost"]
-        return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
+        return vitals_of(self._jobs, self._workers, self._listener, self._keeper)
 
     def wait(self) -> None:
         """Block until `stop`. Raises ServiceError if a part that the server needs died and cannot be restarted."""

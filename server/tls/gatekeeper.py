@@ -141,6 +141,11 @@ class Gatekeeper:
         """Why nobody is admitted; empty when all is well."""
         return [] if self._control is not None else ["the process that ends TLS is not running: it is started again"]
 
+    def pids(self) -> list[int]:
+        """The id of the process, if it lives."""
+        process = self._process
+        return [] if process is None else [process.pid]
+
     def counted(self) -> Counter[str]:
         """What was counted since the start, ended processes included: `handshake REASON`, `ended REASON`, `reload
         done`, `reload failed`, `lost`."""

@@ -226,6 +226,10 @@ class Workers:
         """What workers are short of, each one of `headroom.KINDS`."""
         return {worker.short_of for worker in list(self._workers) if worker is not None} - {""}
 
+    def pids(self) -> list[int]:
+        """The ids of the processes that live."""
+        return [worker.process.pid for worker in list(self._workers) if worker is not None]
+
     def lost_lines(self) -> int:
         """How many log lines the workers could not write, including workers that have ended."""
         return self._lost_lines + sum(worker.lost_lines for worker in list(self._workers) if worker is not None)
