@@ -116,6 +116,7 @@ class LogWriter:
                 raise
             self.refusal = error
             self._failure = UnavailableError(f"nothing is stored: {error}", hint=error.hint())
+            self._failure.__cause__ = error
         self._end = self._taken.end
 
     def _told(

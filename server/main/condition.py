@@ -4,6 +4,7 @@ import platform
 import ssl
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from typing import Final
 
 from coffer.archive.codec.choice import why_pure
 from coffer.keys.disk.volume import free_bytes
@@ -23,6 +24,13 @@ from coffer.server.tls.gatekeeper import Gatekeeper
 from coffer.server.workers.supervisor import Workers
 
 __all__ = ["condition_of", "vitals_of"]
+
+# In this order: what is behind a refusal counts more than that the writer has stopped.
+_KINDS: Final = {
+    HistoryError: Refusal.HISTORY,
+    IntegrityError: Refusal.INTEGRITY,
+    KeyUnavailableError: Refusal.KEY,
+}
 
 
 def condition_of(
@@ -59,14 +67,13 @@ def vitals_of(jobs: Jobs, workers: Workers, listener: Listener, keeper: Gatekeep
 def _refusal(services: WriterServices) -> Refusal | None:
     try:
         services.committer.require_accepting()
-    except HistoryError:
-        return Refusal.HISTORY
-    except IntegrityError:
-        return Refusal.INTEGRITY
-    except KeyUnavailableError:
-        return Refusal.KEY
-    except CofferError:
-        return Refusal.STOPPED
+    except CofferError as error:
+        causes = [error]
+        while isinstance(cause := causes[-1].__cause__, CofferError):
+            causes.append(cause)
+        return next(
+            (why for kind, why in _KINDS.items() if any(isinstance(each, kind) for each in causes)), Refusal.STOPPED
+        )
     return None
 
 

@@ -172,6 +172,16 @@ class CofferProcess:
             except OSError:
                 return False
 
+    def answers(self) -> bool:
+        """Whether somebody answers at the HTTP port, ready or not."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/healthz", timeout=2):
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+
     def metrics(self) -> str:
         """The text of /metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=10) as answer:

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import termios
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 
 from coffer.server.dimse.protocol import command as dimse
@@ -27,17 +25,6 @@ def started(coffer: CofferProcess, **more: object) -> subprocess.Popen[bytes]:
             start_new_session=True, **more,  # type: ignore[call-overload]
         )  # fmt: skip
     return process
-
-
-def answers(coffer: CofferProcess) -> bool:
-    """Whether somebody answers at the HTTP port, whatever he says."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{coffer.http}/healthz", timeout=2):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
 
 
 def ended(coffer: CofferProcess) -> int:
@@ -113,7 +100,7 @@ def test_the_end_may_be_ordered_while_it_opens(new_coffer: Callable[..., CofferP
     coffer = new_coffer(serve=False, workers=2)
     for number in (signal.SIGTERM, signal.SIGINT):
         process = started(coffer)
-        wait_until(lambda: answers(coffer))
+        wait_until(coffer.answers)
         process.send_signal(number)
         process.send_signal(number)
         assert ended(coffer) == 0
