@@ -23,7 +23,8 @@ from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
-from coffer.keys.store.sums import RowSums, bucket_of
+from coffer.keys.store.reached import Reached
+from coffer.keys.store.sums import SUM_PREFIX, RowSums, bucket_of, require_known
 from coffer.keys.store.trust import Trust
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
@@ -190,6 +191,10 @@ class LmdbKeyringStore(KeyringStore):
         more: what is written to it would be gone with this process."""
         if self._failed is not None:
             raise self._failed.with_traceback(None)  # its traceback would grow with each raise
+        self._trust.reached.require_never_put_back()
+        self._require_file()
+
+    def _require_file(self) -> None:
         if not self._readonly and _identity(self._folder / "data.mdb") != self._file:
             raise UnavailableError(
                 f"the keyring's file in {self._folder} was replaced or removed while it was in use",
@@ -206,12 +211,17 @@ class LmdbKeyringStore(KeyringStore):
         with self._env.begin(write=True) as txn:
             if any(txn.get(key) != value for key, value in expected):
                 return False
-            self._change(txn, planned(txn.get, rows, removed, gone, self._trust.sums()))
+            changed = planned(txn.get, rows, removed, gone, self._trust.sums())
+            self._change(txn, changed)
+        self._trust.reached.wrote(changed)
         return True
 
     def _write_fold(self, rows: Sequence[Row]) -> bool:
         with self._env.begin(write=True) as txn:
-            self._change(txn, folded(txn.get, rows, self._trust.sums()))
+            self._trust.reached.require(txn.get)
+            changed = folded(txn.get, rows, self._trust.sums())
+            self._change(txn, changed)
+        self._trust.reached.wrote(changed)
         return True
 
     def _change(self, txn: Any, changed: Mapping[bytes, bytes | None]) -> None:
@@ -241,6 +251,18 @@ class LmdbKeyringStore(KeyringStore):
         for step in self._trust.steps(buckets, count, again=again):
             with self._reading() as txn:
                 self._trust.require(step, txn.get, partial(_walk, txn), again=again)
+
+    def require_kept(self, since: Reached | None = None) -> Reached:
+        """As `KeyringStore.require_kept`; UnavailableError where the file was replaced, as `require_writable`."""
+        self._require_file()
+        found: dict[bytes, bytes] = {}
+        with self._reading() as txn:  # within it nothing is written, and the comparison is with this state
+            if since is not None:
+                self._trust.reached.hold_to(since)
+            _walk(txn, [SUM_PREFIX], found.__setitem__)
+            self._trust.reached.require(found.get)
+        require_known(found.items())
+        return self._trust.reached
 
     def lock(self, name: str) -> NamedLock:
         """As `KeyringStore.lock`: a flock on the file of this name beside the rows."""
