@@ -21,9 +21,10 @@ from coffer.index.backends.lmdb_sums import CheckedSums, WrittenSums
 from coffer.index.backends.row_store import EPOCH_KEY, SUMS, TABLES, Change, IndexRowStore, Moment, checked_epoch
 from coffer.index.backends.row_sum import RowSum
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment, reason, refused
+from coffer.keys.disk.lmdb_environment import reason, refused
+from coffer.keys.disk.lmdb_file import LmdbFile
 from coffer.keys.disk.syscalls import sync_folder, unavailable
-from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
+from coffer.keys.errors import CofferError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.memory.secret import Secret
 
 __all__ = ["LmdbRowStore"]
@@ -82,8 +83,7 @@ class LmdbRowStore(IndexRowStore):
                 if opening.exists(folder / leftover):
                     durable.remove(folder / leftover)
         try:
-            self._env = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
-            self._tables = self._tables_of(self._env)
+            self._file = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
         except (*_DAMAGED, lmdb.NotFoundError) as error:
             raise IntegrityError(f"the index in {folder} is damaged: {reason(error)}", hint=_REBUILD) from error
         except lmdb.Error as error:
@@ -95,39 +95,54 @@ class LmdbRowStore(IndexRowStore):
         if not readonly:
             sync_folder(folder)
 
-    def _open(self, data: Path, lock: Path, map_bytes: int) -> Any:
+    def _open(self, data: Path, lock: Path, map_bytes: int) -> LmdbFile:
         """Open LMDB's environment in a file."""
+        tables = {name: name == "uid" for name in (*TABLES, SUMS)}
         options: dict[str, Any] = {"map_size": map_bytes, "max_dbs": 8, "max_readers": 256}
-        return environment(data, lock, create=not self._readonly, readonly=self._readonly, **options)
+        return LmdbFile(data, lock, create=not self._readonly, readonly=self._readonly, tables=tables, **options)
 
-    def _tables_of(self, env: Any) -> dict[str, Any]:
-        make = not self._readonly
-        return {name: env.open_db(name.encode(), create=make, dupsort=name == "uid") for name in (*TABLES, SUMS)}
+    @property
+    def _tables(self) -> dict[str, Any]:
+        return self._file.tables
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
-        with self._gate:
-            while self._growing:
-                self._gate.wait()
-            self._readers += 1
         try:
-            with self._begin() as txn:
+            with contextlib.ExitStack() as read:
+                try:
+                    txn = read.enter_context(self._counted())
+                except lmdb.PanicError:
+                    self._read_on()
+                    txn = read.enter_context(self._counted())
                 yield txn
         except _DAMAGED as error:
             raise IntegrityError(f"the index is damaged: {reason(error)}", hint=_REBUILD) from error
         except lmdb.Error as error:
             raise refused("the index cannot be read", error, self._folder) from error
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[Any]:
+        """A transaction that reads, while the map stays where it is."""
+        with self._gate:
+            while self._growing:
+                self._gate.wait()
+            self._readers += 1
+        try:
+            with self._file.reading() as txn:
+                yield txn
         finally:
             with self._gate:
                 self._readers -= 1
                 self._gate.notify_all()
 
-    def _begin(self) -> Any:
-        try:
-            return self._env.begin()
-        except lmdb.MapResizedError:  # another process grew the file: adopt its size
-            self._env.set_mapsize(0)
-            return self._env.begin()
+    def _read_on(self) -> None:
+        """Open the file anew, for reading, after LMDB gave it up; another thread may have done so."""
+        with self._alone():
+            try:
+                with self._file.reading():
+                    return
+            except lmdb.PanicError:
+                self._file.reopen()
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value under `key` as of the last commit, or None."""
@@ -204,12 +219,16 @@ class LmdbRowStore(IndexRowStore):
             raise UnavailableError("the index is open for reading only")
         if not self._sums.is_keyed:
             raise UnavailableError("the index is open without its key: its rows are read and not written")
+        if self._failed is not None:
+            raise self._failed.with_traceback(None)  # each raise would add to its traceback
         while True:
             try:
-                with self._writing() as txn:
-                    written = make(txn)
+                written = self._file.write(make)
             except lmdb.MapFullError:
                 self._grow()
+            except lmdb.Error as error:
+                self._failed = refused("the index cannot be written", error, self._folder, then="restart Coffer")
+                raise self._failed from error
             else:
                 self._checked.moved(written)
                 return
@@ -230,20 +249,6 @@ class LmdbRowStore(IndexRowStore):
         for table in self._tables.values():
             txn.drop(table, delete=False)
         return self._make(txn, 0, [("meta", EPOCH_KEY, bytes(kept))] if kept else [])
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Any]:
-        """A transaction, committed at the end. Raises MapFullError: try again; UnavailableError, and from then on."""
-        if self._failed is not None:
-            raise self._failed.with_traceback(None)  # each raise would add to its traceback
-        try:
-            with self._env.begin(write=True) as txn:
-                yield txn
-        except lmdb.MapFullError:
-            raise
-        except lmdb.Error as error:
-            self._failed = refused("the index cannot be written", error, self._folder, then="restart Coffer")
-            raise self._failed from error
 
     def _change(self, txn: Any, sums: WrittenSums, table: str, key: bytes, value: bytes | None) -> None:
         """Make one change, and the sums follow."""
@@ -299,8 +304,7 @@ class LmdbRowStore(IndexRowStore):
         with contextlib.closing(self._copied()) as pieces:
             fresh = durable.stage(self._folder / "data.mdb", pieces)
         try:
-            env = self._open(fresh, _lock_of(fresh), self._env.info()["map_size"])
-            tables = self._tables_of(env)
+            file = self._open(fresh, _lock_of(fresh), self._file.map_bytes)
         except (lmdb.Error, OSError) as error:
             raise UnavailableError(f"the index's copy cannot be opened: {error}", hint=_REBUILD) from error
         with self._alone():
@@ -309,7 +313,7 @@ class LmdbRowStore(IndexRowStore):
             durable.install(_lock_of(fresh), self._folder / "lock.mdb", None)
             durable.install(fresh, self._folder / "data.mdb", None)
             self._failed = None
-            old, self._env, self._tables = self._env, env, tables
+            old, self._file = self._file, file
             old.close()
 
     def copy(self, to: Path) -> None:
@@ -320,11 +324,14 @@ class LmdbRowStore(IndexRowStore):
     def _copied(self) -> Generator[bytes]:
         """A compacted copy of the file, in pieces. Raises UnavailableError."""
         out, into = os.pipe()
-        failed: list[UnavailableError] = []
+        failed: list[CofferError] = []
 
         def copy() -> None:
             try:
-                self._env.copyfd(into, compact=True)
+                with self._reading() as txn:
+                    self._file.copy(into, txn)
+            except CofferError as error:
+                failed.append(error)
             except lmdb.Error as error:
                 failed.append(refused("the index cannot be copied", error, self._folder))
             finally:
@@ -356,8 +363,8 @@ class LmdbRowStore(IndexRowStore):
 
     def _grow(self) -> None:
         with self._alone():
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            self._file.grow()
 
     def close(self) -> None:
         """Close the environment. Every write was durable when `write` returned."""
-        self._env.close()
+        self._file.close()

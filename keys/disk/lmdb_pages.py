@@ -19,13 +19,14 @@ import lmdb
 
 from coffer.keys.disk.reading import read_up_to
 
-__all__ = ["require_sound"]
+__all__ = ["require_sound", "states"]
 
 _HEAD: Final = struct.Struct("=QHHHH")  # number, pad, flags, lower, upper
 _NODE: Final = struct.Struct("=HHHH")  # low and high half of a size, flags, bytes of the key
 _TREE: Final = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, branches, leaves, overflows, entries, root
 _META: Final = struct.Struct("=IIQQ48s48sQQ")  # magic, version, address, map size, free tree, main tree, last page, id
 _MAGIC: Final = 0xBEEFC0DE
+_VERSION: Final = 1
 _BRANCH, _LEAF, _OVERFLOW, _LEAF2, _SUB = 0x01, 0x02, 0x04, 0x20, 0x40
 _DUPSORT: Final = 0x04  # of a tree: the only flag that Coffer's have; others would compare keys otherwise
 _KINDS: Final = _BRANCH | _LEAF | _OVERFLOW | _LEAF2 | _SUB
@@ -61,6 +62,22 @@ class _Span(NamedTuple):
         rest = keys if self.high is None else [*keys, self.high]
         if any(a >= b for a, b in pairwise(rest)) or (keys and keys[0] < self.low):
             raise lmdb.CorruptedError(f"the keys of page {self.page} are not in order")
+
+
+def states(fd: int) -> list[int]:
+    """Return the numbers of the transactions to whose states a file's two meta pages lead; none where these are not
+    LMDB's. Raises UnreadableError."""
+    found, page_bytes = [], 0
+    for number in (0, 1):
+        data = read_up_to(fd, number * page_bytes + _HEAD.size, _META.size)
+        if len(data) != _META.size:
+            return []
+        magic, version, _, _, free, _, _, written = _META.unpack(data)
+        if (magic, version) != (_MAGIC, _VERSION):
+            return []
+        page_bytes = _TREE.unpack(free)[0]  # LMDB keeps it there
+        found.append(written)
+    return found
 
 
 def require_sound(fd: int, page_bytes: int, transaction: int) -> None:

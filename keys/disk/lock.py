@@ -27,7 +27,7 @@ from coffer.keys.disk.reading import read_up_to
 from coffer.keys.disk.syscalls import SYSTEM
 from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 
-__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign", "this_process"]
+__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "in_turn", "is_foreign", "this_process"]
 
 _LONGEST: Final = 1 << 16
 _BEGIN: Final = b'{"pid"'  # how every lock text starts
@@ -35,6 +35,7 @@ _REMOVE: Final = "move it away: it only names the process at work here, and the 
 _LAST_PID: Final = (1 << 31) - 1
 _TRIES: Final = 5  # `holder` takes the lock for a moment too
 _PAUSE: Final = 0.02
+_TURN_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,30 @@ def _locked(fd: int) -> bool:
         else:
             return True
     return False
+
+
+@contextlib.contextmanager
+def in_turn(fd: int, busy: str) -> Iterator[bool]:
+    """Keep everybody else out of this for an open file while the block runs. Yields False where its file system has no
+    locks. Raises LockedError with `busy` as its message where another process stays in it for ten seconds."""
+    end = time.monotonic() + _TURN_SECONDS
+    is_alone = True
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise LockedError(busy, hint="find out which one, with lsof for instance, and end it") from None
+            time.sleep(_PAUSE)
+        except OSError:
+            is_alone = False
+            break
+    try:
+        yield is_alone
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def holder(path: Path) -> Holder | None:

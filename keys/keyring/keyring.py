@@ -34,7 +34,8 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KEYS_LOCK, Changes, KeyringStore, scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import BUCKETS, SUM_PREFIX, RowSums, bucket_of, require_known
+from coffer.keys.store.reached import Reached
+from coffer.keys.store.sums import BUCKETS, SUM_PREFIX, RowSums, bucket_of
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -45,11 +46,7 @@ class Keyring:
     """An open keyring. Thread-safe. Make one with `create` or `open`; several processes may write in turn."""
 
     def __init__(
-        self,
-        store: KeyringStore,
-        provider: KekProvider,
-        random: Callable[[int], bytes],
-        now_ms: Callable[[], int],
+        self, store: KeyringStore, provider: KekProvider, random: Callable[[int], bytes], now_ms: Callable[[], int]
     ) -> None:
         """Read the header; open its epoch and the archive root key. `create` and `open` call this."""
         selftest.require()
@@ -242,7 +239,7 @@ class Keyring:
         epoch, to sign, to append an event that waits here. Raises IntegrityError.
         """
         self._store.require_right(range(BUCKETS))
-        require_known(self.rows(SUM_PREFIX))
+        self._store.require_kept()
 
     def require_genuine(self, row_keys: Iterable[bytes]) -> None:
         """Return if these rows are those that were written, and so is every other row; these as they are now, however
@@ -250,12 +247,17 @@ class Keyring:
         self.require_whole()
         self._store.require_right({bucket_of(key) for key in row_keys}, again=True)
 
+    def require_kept(self, since: Reached | None = None) -> Reached:
+        """Return how far the rows are: no less than this object, or another (`since`), has written or seen, else raises
+        HistoryError. As `KeyringStore.require_kept`."""
+        return self._store.require_kept(since)
+
     def objection(self) -> IntegrityError | None:
         """Return why nothing may be written with this keyring, or None: the bucket with all that is needed before any
         study key is not as it was written, or one of them was put back or comes from a copy. Reads one bucket."""
         try:
             self._store.require_right([0])
-            require_known(self.rows(SUM_PREFIX))
+            self._store.require_kept()
         except IntegrityError as error:
             return error
         return None
@@ -378,10 +380,7 @@ class Keyring:
         return done
 
     def destroy_epoch(
-        self,
-        epoch: int,
-        event: Callable[[Receipt], WaitingEvent] | None = None,
-        provider: KekProvider | None = None,
+        self, epoch: int, event: Callable[[Receipt], WaitingEvent] | None = None, provider: KekProvider | None = None
     ) -> EpochDestruction:
         """Destroy for ever the secrets that open an old epoch: see `keys.keyring.epoch_end.destroy`. A given `provider`
         is called instead of the keyring's own."""

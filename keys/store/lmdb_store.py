@@ -18,17 +18,20 @@ from typing import Any, Final
 import lmdb
 
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment, reason, refused
+from coffer.keys.disk.lmdb_environment import reason, refused
+from coffer.keys.disk.lmdb_file import LmdbFile
 from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
-from coffer.keys.store.sums import RowSums, bucket_of
+from coffer.keys.store.reached import Reached
+from coffer.keys.store.sums import SUM_PREFIX, RowSums, bucket_of, require_known
 from coffer.keys.store.trust import Trust
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
 __all__ = ["LmdbKeyringStore"]
 
+Changed = Mapping[bytes, bytes | None]
 _FIRST_MAP: Final = 64 * 1024 * 1024  # address space, not disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _RESTART: Final = "restart Coffer"
@@ -38,7 +41,7 @@ _RESTORE: Final = "stop the server, put the newest copy of the keyring folder ba
 class LmdbKeyringStore(KeyringStore):
     """Implements `KeyringStore` in a folder. `create` makes it (make_folder, LMDB files, fsync of the folder)."""
 
-    __slots__ = ("_env", "_failed", "_file", "_folder", "_lock", "_readonly", "_trust")
+    __slots__ = ("_failed", "_file", "_folder", "_identity", "_lock", "_readonly", "_trust")
 
     def __init__(
         self, folder: Path, *, create: bool = False, readonly: bool = False, map_bytes: int = _FIRST_MAP
@@ -58,7 +61,7 @@ class LmdbKeyringStore(KeyringStore):
         lock = folder / "lock.mdb"
         options: dict[str, Any] = {"map_size": max(map_bytes, 2 * size), "max_readers": 256}
         try:
-            self._env = environment(
+            self._file = LmdbFile(
                 file,
                 lock if not readonly or opening.exists(lock) else None,
                 create=create,
@@ -73,11 +76,9 @@ class LmdbKeyringStore(KeyringStore):
             raise refused(f"cannot open the keyring in {folder}", error, folder) from error
         except OSError as error:
             raise unavailable(error, "open", file) from error
-        self._file = _identity(file)
+        self._identity = _identity(file)
         if create:
             sync_folder(folder)
-        if not readonly:
-            self._env.reader_check()  # a killed reader's slot would pin old pages, and old wrapped keys, for ever
 
     @property
     def name(self) -> str:
@@ -98,17 +99,15 @@ class LmdbKeyringStore(KeyringStore):
                     f"the keyring in {self._folder} cannot be read or written", error, self._folder
                 ) from error
 
-    def _begin_read(self) -> Any:
-        try:
-            return self._env.begin(buffers=False)
-        except lmdb.MapResizedError:  # another process grew the file: adopt its size
-            self._env.set_mapsize(0)
-            return self._env.begin(buffers=False)
-
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
         """A transaction that reads one state of the rows."""
-        with self._transactions(), self._begin_read() as txn:
+        with self._transactions(), contextlib.ExitStack() as read:
+            try:
+                txn = read.enter_context(self._file.reading())
+            except lmdb.PanicError:
+                self._file.reopen()
+                txn = read.enter_context(self._file.reading())
             yield txn
 
     def get(self, key: bytes) -> bytes | None:
@@ -178,9 +177,9 @@ class LmdbKeyringStore(KeyringStore):
                 try:
                     return write()
                 except lmdb.MapFullError:
-                    self._env.set_mapsize(2 * self._env.info()["map_size"])
+                    self._file.grow()
                 except lmdb.MapResizedError:
-                    self._env.set_mapsize(0)
+                    self._file.adopt_size()
                 except lmdb.Error as error:
                     self._failed = refused("the keyring stopped", error, self._folder, then=_RESTART)
                     raise self._failed from error
@@ -190,7 +189,12 @@ class LmdbKeyringStore(KeyringStore):
         more: what is written to it would be gone with this process."""
         if self._failed is not None:
             raise self._failed.with_traceback(None)  # its traceback would grow with each raise
-        if not self._readonly and _identity(self._folder / "data.mdb") != self._file:
+        self._file.require_reachable()
+        self._trust.reached.require_never_put_back()
+        self._require_file()
+
+    def _require_file(self) -> None:
+        if not self._readonly and _identity(self._folder / "data.mdb") != self._identity:
             raise UnavailableError(
                 f"the keyring's file in {self._folder} was replaced or removed while it was in use",
                 hint=f"stop Coffer; see that {self._folder} is the newest keyring; then start it again",
@@ -203,28 +207,41 @@ class LmdbKeyringStore(KeyringStore):
         expected: Sequence[tuple[bytes, bytes | None]],
         gone: Sequence[bytes],
     ) -> bool:
-        with self._env.begin(write=True) as txn:
+        def change(txn: Any) -> Changed | None:
             if any(txn.get(key) != value for key, value in expected):
-                return False
-            self._change(txn, planned(txn.get, rows, removed, gone, self._trust.sums()))
-        return True
+                return None
+            return self._change(txn, planned(txn.get, rows, removed, gone, self._trust.sums()))
+
+        return self._changed(change)
 
     def _write_fold(self, rows: Sequence[Row]) -> bool:
-        with self._env.begin(write=True) as txn:
-            self._change(txn, folded(txn.get, rows, self._trust.sums()))
-        return True
+        def change(txn: Any) -> Changed:
+            self._trust.reached.require(txn.get)
+            return self._change(txn, folded(txn.get, rows, self._trust.sums()))
 
-    def _change(self, txn: Any, changed: Mapping[bytes, bytes | None]) -> None:
+        return self._changed(change)
+
+    def _changed(self, change: Callable[[Any], Changed | None]) -> bool:
+        """Do a change in a transaction, and note how far the rows are then."""
+        changed = self._file.write(change)
+        if changed is not None:
+            self._trust.reached.wrote(changed)
+        return changed is not None
+
+    def _change(self, txn: Any, changed: Changed) -> Changed:
         """Change rows whose buckets are right."""
         self._trust.require(map(bucket_of, changed), txn.get, partial(_walk, txn))
         _change(txn, changed)
+        return changed
 
     def _found(self, rows: Sequence[Row], sums: RowSums) -> bool:
-        with self._env.begin(write=True) as txn:
+        def change(txn: Any) -> Changed | None:
             if txn.stat()["entries"]:
-                return False
-            _change(txn, founded(rows, sums))
-        return True
+                return None
+            _change(txn, first := founded(rows, sums))
+            return first
+
+        return self._changed(change)
 
     def authenticate(self, sums: RowSums) -> None:
         """As `KeyringStore.authenticate`."""
@@ -242,6 +259,18 @@ class LmdbKeyringStore(KeyringStore):
             with self._reading() as txn:
                 self._trust.require(step, txn.get, partial(_walk, txn), again=again)
 
+    def require_kept(self, since: Reached | None = None) -> Reached:
+        """As `KeyringStore.require_kept`; UnavailableError where the file was replaced, as `require_writable`."""
+        self._require_file()
+        found: dict[bytes, bytes] = {}
+        with self._reading() as txn:  # within it nothing is written, and the comparison is with this state
+            if since is not None:
+                self._trust.reached.hold_to(since)
+            _walk(txn, [SUM_PREFIX], found.__setitem__)
+            self._trust.reached.require(found.get)
+        require_known(found.items())
+        return self._trust.reached
+
     def lock(self, name: str) -> NamedLock:
         """As `KeyringStore.lock`: a flock on the file of this name beside the rows."""
         return ChangeLock(self._folder / name)
@@ -250,13 +279,13 @@ class LmdbKeyringStore(KeyringStore):
         """Write a copy of the database, without its free pages, to a descriptor, and return the values that these keys
         have in the copy. Nothing is durable on return."""
         with self._reading() as txn:
-            self._env.copyfd(fd, compact=True, txn=txn)
+            self._file.copy(fd, txn)
             return [_value(txn, key) for key in keys]
 
     def close(self) -> None:
         """Close the environment. Harmless when repeated; nothing waits to be written."""
         with self._lock:
-            self._env.close()
+            self._file.close()
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
@@ -264,7 +293,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return None if found is None else (found.st_dev, found.st_ino)
 
 
-def _change(txn: Any, changed: Mapping[bytes, bytes | None]) -> None:
+def _change(txn: Any, changed: Changed) -> None:
     for key, value in changed.items():
         if value is None:
             txn.delete(key)

@@ -15,7 +15,8 @@ from itertools import islice
 from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.errors import LockedError
 from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
-from coffer.keys.store.sums import RowSums, bucket_of
+from coffer.keys.store.reached import Reached
+from coffer.keys.store.sums import SUM_PREFIX, RowSums, bucket_of, require_known
 from coffer.keys.store.trust import Trust
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
@@ -94,11 +95,13 @@ class MemoryKeyringStore(KeyringStore):
     def fold(self, rows: Sequence[Row]) -> None:
         """As `KeyringStore.fold`."""
         with self._lock:
+            self._trust.reached.require(self._rows.get)
             self._change_right(folded(self._rows.get, rows, self._trust.sums()))
 
     def _change_right(self, changed: Mapping[bytes, bytes | None]) -> None:
         self._trust.require(map(bucket_of, changed), self._rows.get, self._walk)
         self._change(changed)
+        self._trust.reached.wrote(changed)
 
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """As `KeyringStore.begin`."""
@@ -141,8 +144,18 @@ class MemoryKeyringStore(KeyringStore):
             with self._lock:
                 self._trust.require(step, self._rows.get, self._walk, again=again)
 
+    def require_kept(self, since: Reached | None = None) -> Reached:
+        """As `KeyringStore.require_kept`."""
+        with self._lock:
+            if since is not None:
+                self._trust.reached.hold_to(since)
+            self._trust.reached.require(self._rows.get)
+            require_known(self._page(SUM_PREFIX, b"", len(self._sorted) + 1))
+        return self._trust.reached
+
     def require_writable(self) -> None:
-        """Return: memory always is."""
+        """As `KeyringStore.require_writable`: memory always is."""
+        self._trust.reached.require_never_put_back()
 
     def lock(self, name: str) -> NamedLock:
         """As `KeyringStore.lock`."""

@@ -1,4 +1,5 @@
-"""What one opened store knows of its rows: the keys of their sums, and which buckets of rows were found right by them.
+"""What one opened store knows of its rows: the keys of their sums, which buckets of rows were found right by them, and
+how far they had come.
 
 Rule: a bucket is checked before its first change, in the transaction of the change: nothing is written on top of rows
 that nobody wrote. It reads through functions that the store gives it.
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from coffer.keys.errors import UnavailableError
+from coffer.keys.store.reached import Reached
 from coffer.keys.store.sums import RowSums
 from coffer.keys.store.writes import Get, Walk, complaint_about, require_right
 
@@ -25,6 +27,7 @@ class Trust:
     def __init__(self) -> None:
         self._sums: RowSums | None = None
         self._right: frozenset[int] = frozenset()  # buckets
+        self.reached = Reached()
 
     def authenticate(self, sums: RowSums) -> None:
         """Use these from now on."""
@@ -44,8 +47,9 @@ class Trust:
 
     def require(self, buckets: Iterable[int], get: Get, walk: Walk, *, again: bool = False) -> None:
         """Raise IntegrityError unless these buckets are right, or were when they were first needed; with `again`, now.
-        `get` and `walk` read one state."""
+        `get` and `walk` read one state. HistoryError where it is one from before, whatever is needed."""
         wanted = frozenset(buckets) | {0}  # where the fold is, by which every bucket is judged
+        self.reached.require(get, wanted)
         new = wanted if again else wanted - self._right
         if new:
             require_right(new, get, walk, self.sums())

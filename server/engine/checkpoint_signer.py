@@ -61,7 +61,8 @@ class ArchiveSigner:
 
     def sign(self) -> Checkpoint | None:
         """Sign the log as it is; durable on return. None if nothing was added. Raises as `LogWriter.checkpoint`, and
-        IntegrityError where somebody else wrote rows of the keyring: nothing is signed over that.
+        IntegrityError where somebody else wrote rows of the keyring, HistoryError where it was put back to an earlier
+        state: nothing is signed over that.
 
         The keyring remembers the checkpoint before it is published, as a second copy; then the mark outside the folder
         is raised. Orders to sign are answered.
@@ -84,6 +85,7 @@ class ArchiveSigner:
             new = signing_key.pending(self._keyring)
             if new is None:
                 return False
+            self._keyring.require_kept()
             if not finish(self._folder, self._keyring, self._mark):
                 old = signing_key.current(self._keyring)
 

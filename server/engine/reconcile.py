@@ -62,8 +62,9 @@ class Reconciler:
         In this order: an ordered rotation of the signing key completes, events reach the log and are signed, the log
         goes on from a confirmed time, claims are settled, the index drops what shredded keys sealed, the wrapped keys
         leave the keyring, and if an epoch ended, the index is compacted. After a stop anywhere, the next call does the
-        rest.
+        rest. HistoryError, and nothing is done, where the keyring was put back to an earlier state.
         """
+        self._keyring.require_kept()
         self._signer.rotate()
         if self.deliver() | self._continue_log():
             self._signer.sign()

@@ -3,7 +3,8 @@
 Rule: what objects to writing the archive (an older keyring, another history, the mark outside) objects here before
 anything changes. Before the block is left, the event of the change is in the log, a checkpoint covers it, the keyring
 remembers that checkpoint and the mark outside the folder is raised: a keyring from before is then refused, whoever puts
-it back. Beside a running writer that writer does it; without one this process does, under the writer's lock.
+it back. What this process wrote is still there, or it says that it is not. Beside a running writer that writer does it;
+without one this process does, under the writer's lock.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from coffer.archive.store.writer_lock import writer
 from coffer.keys.errors import CofferError, IntegrityError, LockedError, UnavailableError, WriterGoneError
 from coffer.keys.mailbox import events
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.reached import Reached
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import KeyAdminArchive, WritableArchive
 from coffer.server.engine.opening import open_for_keys
@@ -30,7 +32,8 @@ def changing_keys(config: Config, provider: KekProvider | None = None) -> Iterat
     """The archive open to change its keys while the block runs; what the block changed is signed on return.
 
     `provider` opens the keyring instead of those that the configuration names. Raises as `open_for_keys` before the
-    block. After it, raises UnavailableError where the change is durable in the keyring and cannot be signed now; the
+    block. After it, raises HistoryError where the keyring was put back to an earlier state: what the block changed is
+    then gone again; and UnavailableError where the change is durable in the keyring and cannot be signed now: the
     message says so, and `coffer checkpoint sign`, or any next writer, completes it. If the block raises, what it had
     changed is signed as far as that is possible.
     """
@@ -43,24 +46,29 @@ def changing_keys(config: Config, provider: KekProvider | None = None) -> Iterat
                 with suppress(CofferError):
                     _sign_here(archive)
             raise
+        reached = archive.keyring.require_kept()
         with _told():
-            is_signed = _is_signed(archive, before)
+            is_signed = _is_signed(archive, before, reached)
     with _told():
         for _ in range(_TRIES):
             if is_signed:
                 return
             with suppress(LockedError), open_for_keys(config, provider) as archive:  # the writer has ended
-                is_signed = _is_signed(archive, b"")
+                is_signed = _is_signed(archive, b"", reached)
         if not is_signed:
             raise LockedError("other processes keep opening the archive")
 
 
-def _is_signed(archive: KeyAdminArchive, before: bytes) -> bool:
-    """Have what changed since the state `before` signed; False if the writer ended before it had."""
+def _is_signed(archive: KeyAdminArchive, before: bytes, reached: Reached) -> bool:
+    """Have what changed since the state `before` signed; False if the writer ended before it had. Raises HistoryError
+    where the keyring is, before or afterwards, less far than it was (`reached`)."""
+    archive.keyring.require_kept(reached)
     if isinstance(archive, WritableArchive):
         _sign_here(archive)
-        return True
-    return archive.keyring.state() == before or _is_signed_beside(archive)
+    elif archive.keyring.state() != before and not _is_signed_beside(archive):
+        return False
+    archive.keyring.require_kept()
+    return True
 
 
 def _sign_here(archive: WritableArchive) -> None:
@@ -73,7 +81,12 @@ def _is_signed_beside(archive: KeyAdminArchive) -> bool:
     before may lack them."""
     keyring = archive.keyring
     left = {each.row_key for each in events.waiting(keyring)}
-    if not archive.wait_until(lambda: left.isdisjoint(e.row_key for e in events.waiting(keyring)), _PATIENCE_SECONDS):
+
+    def is_in_log() -> bool:
+        keyring.require_kept()  # events that were put away are gone, too
+        return left.isdisjoint(each.row_key for each in events.waiting(keyring))
+
+    if not archive.wait_until(is_in_log, _PATIENCE_SECONDS):
         who = writer(archive.folder.lock)
         if who is None:
             return False

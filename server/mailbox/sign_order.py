@@ -31,7 +31,7 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
     """Give an order and wait: on return a checkpoint over everything stored before the call is signed.
 
     Raises UnavailableError, and withdraws the order, if the writer does not sign in time; WriterGoneError if it has
-    ended.
+    ended; HistoryError if the order is gone because the keyring was put back.
     """
     end = time.monotonic() + patience_seconds
     order = orders.give(keyring, clock_ms())
@@ -41,6 +41,8 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
                 raise _late(folder, patience_seconds)
             writer_process.require(folder, "nothing was signed")
             time.sleep(_POLL_SECONDS)
+            keyring.require_kept()
+        keyring.require_kept()
     except BaseException:
         orders.remove(keyring, [order])
         raise

@@ -42,6 +42,7 @@ __all__ = [
     "marked_successor",
     "objection_of",
     "offline_session",
+    "older_keyring",
     "require_newest_keyring",
     "settle_findings",
     "strange_successor",
@@ -159,6 +160,27 @@ def strange_successor(folder: ArchiveFolder, keyring: Keyring) -> HistoryError |
         return None
     is_changed = read_key_history(folder).current != keys.current  # a writer is rotating just now
     return None if is_changed or keys.current in own else foreign(keys)
+
+
+def older_keyring(config: Config, mark: Mark | None) -> HistoryError | None:
+    """That the keyring is older than the log, or the mark, by what only its keys can tell; also beside a writer. None
+    if it is not, or does not open."""
+    folder = ArchiveFolder.open(config.archive)
+    try:
+        keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
+    except CofferError:
+        return None
+    reader = LogReader(folder)
+    try:
+        late = missed(folder, keyring, reader)
+        return late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
+    except HistoryError as error:
+        return error
+    except CofferError:
+        return None  # the comparison without the key reports it
+    finally:
+        reader.close()
+        keyring.close()
 
 
 def lost_holds(config: Config) -> tuple[LostHold, ...] | None:

@@ -263,16 +263,12 @@ def test_a_disk_that_turns_read_only_under_load(
     status, why = health(coffer)
     assert status == 503
     assert "stopped" in why
-    assert "Read-only file system" in why
+    # The second is what LMDB makes of it where it was its meta page.
+    assert "Read-only file system" in why or "Input/output error" in why
     stored = Counter(uid.rsplit(".", 2)[0] for uid in ward.acknowledged)
     assert stored.keys() <= {row.StudyInstanceUID for row in find(coffer.port, "STUDY", StudyInstanceUID="")}
     for study, count in stored.items():
         answered = get(coffer.port, [(CT, EXPLICIT_LE)], StudyInstanceUID=study)
-        if answered.Status == FULL and "meta page" in answered.ErrorComment:
-            # The volume turned read-only in the middle of LMDB's last write: the index is refused until the next start
-            # (docs/durability.md), and nothing is lost.
-            coffer.run("verify")
-            return
         assert (answered.Status, answered.NumberOfCompletedSuboperations) == (0, count)
         assert move(coffer.port, "MOVEDST", StudyInstanceUID=study).NumberOfCompletedSuboperations == count
     got = [path.read_bytes() for path in moved.iterdir()]

@@ -226,13 +226,13 @@ def test_what_is_planted_while_the_writer_runs_erases_nothing_either(base: Path)
         tombstone = Tombstone(2, 1, 2, bytes(16)).encode()
         feed = [(b"C", number.to_bytes(8, "big")), (b"C" + number.to_bytes(8, "big"), key)]
         event = WaitingEvent(4, 1_800_000_000_000, key, bytes(32), bytes(400), bytes(8))
-        with engine.keyring._store._env.begin(write=True) as txn:  # LMDB's file, behind the store's back
+        with engine.keyring._store._file._env.begin(write=True) as txn:  # LMDB's file, behind the store's back
             for row_key, value in [(b"T" + key, tombstone), *feed, event.row]:
                 txn.put(row_key, value)
         with pytest.raises(IntegrityError, match=SAID):
             engine.reconcile()
         assert engine.log.next_seq == before
-        with engine.keyring._store._env.begin(write=True) as txn:
+        with engine.keyring._store._file._env.begin(write=True) as txn:
             txn.delete(event.row_key)
         with pytest.raises(IntegrityError, match=SAID):
             engine.reconcile()

@@ -311,7 +311,7 @@ def test_rows_altered_under_a_server_are_found_by_its_scrub(base: Path) -> None:
         assert findscu(config.dimse.port, NEWER)[0] == 0
         store = server.services.archive.index._tables.store
         row = of("instance", {("instance", key): (value,) for key, value in store.scan("instance")})
-        with store._env.begin(write=True) as txn:  # LMDB's file, behind the store's back
+        with store._file._env.begin(write=True) as txn:  # LMDB's file, behind the store's back
             txn.delete(row[1], db=store._tables["instance"])
         job.turn()
         assert any("the index: " in concern for concern in server.concerns())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coffer.keys.errors import InputError
+from coffer.keys.errors import HistoryError, InputError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
@@ -32,8 +32,8 @@ Examples:
   coffer recover show --json | jq .missing
 
 \b
-Needs no key, changes nothing and works beside a server; with the key it names the holds that an older keyring lacks.
-Exit code 0 if the three agree, 1 if they do not."""
+Needs no key, changes nothing and works beside a server, whose own objection it tells; with the key it finds more of
+what an older keyring lacks, and names its holds. Exit code 0 if the three agree, 1 if they do not."""
 )
 @archive_options()
 @json_option
@@ -44,11 +44,21 @@ def show(chosen: Chosen) -> None:
     from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.anchor.mark_file import MarkFile
-    from coffer.server.maintenance.offline import foreign_successor, inspect_keyring, lost_holds, objection_of
+    from coffer.server.host.control import objection as objection_of_server
+    from coffer.server.maintenance.offline import (
+        foreign_successor,
+        inspect_keyring,
+        lost_holds,
+        objection_of,
+        older_keyring,
+    )
 
     folder = ArchiveFolder.open(config.archive)
     mark, seen = MarkFile.of(config, folder.archive_id).find(), inspect_keyring(folder)
     objection = seen.objection or objection_of(mark, folder) or foreign_successor(config, folder)
+    objection = objection or older_keyring(config, mark)
+    if objection is None and isinstance(refused := objection_of_server(config.archive, "store"), HistoryError):
+        objection = refused  # it saw what is past: the keyring as it is may agree with the log
     history = find_divergence(folder, seen.remembered, objection, mark)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:

@@ -77,7 +77,7 @@ def test_the_row_is_durable_before_the_key_is_returned(keyring: Keyring, monkeyp
     real = LmdbKeyringStore.put
 
     def put(self: LmdbKeyringStore, changed: Sequence[tuple[bytes, bytes]], **more: object) -> bool:
-        flags = self._env.flags()
+        flags = self._file._env.flags()
         assert flags["sync"]
         assert flags["metasync"]
         assert flags["meminit"]
