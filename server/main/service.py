@@ -81,6 +81,7 @@ class Server:
         self._is_open = False
         self._services: WriterServices | None = None
         self._jobs = Jobs()
+        self._settlement: SettlementJob | None = None
         pages = application(self.reasons, self._metrics.render, self._admission, self.concerns)
         self._known = KnownPeersJob(config, lambda: self._users)
         self._http = HttpServer(config.http, pages, self._known.is_stranger, self._metrics.limited)
@@ -88,7 +89,8 @@ class Server:
         self._workers = Workers(config, self._keeper.outlet if self._keeper else None)
         self._listener = Listener(config, self._workers, self._metrics, self._known.is_stranger)
         self._metrics.registry.register(TlsCollector(self._keeper))
-        self._control = ControlSocket(config.archive, {"reload": self._reload, "store": self._require_storing})
+        orders = {"reload": self._reload, "store": self._require_storing, "sign": self._require_signing}
+        self._control = ControlSocket(config.archive, orders)
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
     @property
@@ -166,7 +168,8 @@ class Server:
         if config.storage.scrub_days:
             self._jobs.start(ScrubJob(archive, self._metrics, config.storage.scrub_days))
         self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.last_record_ms))
-        self._jobs.start(SettlementJob(archive))
+        self._settlement = SettlementJob(archive)
+        self._jobs.start(self._settlement)
         keep_objects()
         self._state = ""
         self._manager.ready()
@@ -228,6 +231,12 @@ class Server:
         """Return if objects are stored now. Raises the error of what stopped, which `coffer status` shows."""
         if self._services is not None:
             self._services.committer.require_accepting()
+
+    def _require_signing(self) -> None:
+        """Return if the last checkpoint that was due was signed. Raises why not, which `coffer status` shows."""
+        job = self._settlement
+        if job is not None and job.unsigned is not None:
+            raise job.unsigned.with_traceback(None)
 
     def _reload(self) -> None:
         """Read users, keys of tokens and TLS files again. Raises ConfigError if any is not usable, UnavailableError:
@@ -319,7 +328,8 @@ class Server:
         if self._keeper is not None:
             restarts["the process that ends TLS"] = self._keeper.deaths
             lost += self._keeper.counted()["lost"]
-        return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
+        unsigned = self._services.archive.log.unsigned_seconds() if self._services is not None else 0.0
+        return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS}, unsigned)
 
     def wait(self) -> None:
         """Block until `stop`. Raises ServiceError if a part that the server needs died and cannot be restarted."""
