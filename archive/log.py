@@ -1,12 +1,13 @@
 """The one writer of the log: what a caller appends together is one group with one sync.
 
 Rule: `append` returns after everything it appended is committed, never before. Where it stays unknown whether a group
-was, the writer stops permanently; only reopening, with recovery, continues. It knows no files of the log: those are
-behind `archive.commit`.
+was, the writer stops permanently; only reopening, with recovery, continues. So it does where what it reads back before
+it signs is not what it appended. It knows no files of the log: those are behind `archive.commit`.
 """
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
@@ -14,7 +15,9 @@ from coffer.archive.commit.commit_log import CommitLog, LogEnd, Taken
 from coffer.archive.commit.folder_log import FolderLog
 from coffer.archive.commit.hashed_entry import HashedEntry, hashed_entry, require_header, size_of
 from coffer.archive.commit.held_log import HeldLog, is_undone
+from coffer.archive.commit.lost_records import loss_error
 from coffer.archive.commit.next_group import next_group
+from coffer.archive.commit.overdue import Overdue
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain
 from coffer.archive.format.entry import Appended, Entry, Position, Tip
@@ -54,6 +57,12 @@ def _require_signer(folder: ArchiveFolder, signers: Collection[str]) -> None:
         )
 
 
+def _nothing_stored(cause: CofferError) -> UnavailableError:
+    refusal = UnavailableError(f"nothing is stored: {cause}", hint=cause.hint())
+    refusal.__cause__ = cause
+    return refusal
+
+
 class LogWriter:
     """Appends records for many threads. One per archive; the caller holds the writer's lock."""
 
@@ -81,12 +90,11 @@ class LogWriter:
         `remembered` is the last checkpoint that the keyring remembers, `outside` the mark outside the folder, if there
         is one, `lineage` (16 bytes) that of the groups until `begin_lineage`, `signers` the verifier keys it can sign
         with (empty: not checked), `objection` any other reason not to write, asked once nothing speaks against the log
-        itself. `log` is where groups are committed (None:
-        in the folder), `lease` the one that allows it (None: the caller knows that no other process writes). Raises
-        IntegrityError if the log is damaged; HistoryError if it is older than, or differs from, what was signed, or if
-        another key signs now; the objection; UnreadableError if the medium cannot be read. Then nothing was changed.
-        With `may_refuse` nothing is raised, but every append raises UnavailableError with that cause, so that the
-        archive can still be read."""
+        itself. `log` is where groups are committed (None: in the folder), `lease` the one that allows it (None: no
+        other process writes). Raises IntegrityError if the log is damaged; HistoryError if it is older than, or differs
+        from, what was signed, or if another key signs now; the objection; UnreadableError if the medium cannot be read.
+        Then nothing was changed. With `may_refuse` nothing is raised, but every append raises UnavailableError with
+        that cause, so that the archive can still be read."""
         self._folder = folder
         self._calls = calls
         self._sign = sign
@@ -94,13 +102,14 @@ class LogWriter:
         self._now_ms = now_ms
         self._segment_bytes = segment_bytes
         self._space = FreeSpace(folder.path, reserve_bytes)
-        self._commit_lock = threading.Lock()
+        self._commit_lock, self._sign_lock = threading.Lock(), threading.Lock()
         self._failure: CofferError | None = None
-        self._sign_lock = threading.Lock()
+        self._overdue = Overdue(time.monotonic)
         self._publisher = CheckpointPublisher(folder, calls)
         self._log = HeldLog(log or FolderLog(folder, now_ms, calls), lease or Lease(folder.lock.name, 0, Holder()))
         self._taken = Taken(LogEnd(Chain.start(folder.archive_id), 0, 0, 0, 0), 0, 0)
         self.refusal: IntegrityError | UnreadableError | None = None
+        self._loss: IntegrityError | None = None
         self._signed_epoch = 0
 
         def accept(_: LogEnd) -> None:
@@ -115,9 +124,8 @@ class LogWriter:
             if not may_refuse:
                 raise
             self.refusal = error
-            self._failure = UnavailableError(f"nothing is stored: {error}", hint=error.hint())
-            self._failure.__cause__ = error
-        self._end = self._taken.end
+            self._failure = _nothing_stored(error)
+        self._end = self._read_back = self._taken.end  # opening read what is not signed; what follows is read back
 
     def _told(
         self, remembered: Checkpoint | None, outside: Checkpoint | None, signers: Collection[str]
@@ -222,9 +230,24 @@ class LogWriter:
     def _tag(self, end: GroupEnd) -> bytes:
         return end.tag(self.lineage, self._sign)
 
+    def sign_within(self, seconds: float) -> None:
+        """From now on let objects be refused while a record has waited longer than that for a checkpoint. For a writer
+        that signs at its own times: others sign when they are done."""
+        self._overdue.limit(seconds)
+
+    def unsigned_seconds(self) -> float:
+        """For how long the oldest record that no checkpoint covers has waited for one; 0 if there is none."""
+        return self._overdue.seconds()
+
+    def not_signed(self, error: CofferError) -> None:
+        """Note why the last attempt to sign did not succeed, for whoever is refused because of it."""
+        self._overdue.failed(error)
+
     def require_writable(self) -> None:
-        """Return if objects can be expected to be accepted. Raises UnavailableError: stopped, or the volume is full."""
+        """Return if objects can be expected to be accepted. Raises UnavailableError: stopped, no checkpoint is signed,
+        or the volume is full."""
         self._require_running()
+        self._overdue.require()
         self._space.require(_LEAST_SPACE)
 
     def accepts_events(self) -> bool:
@@ -236,7 +259,7 @@ class LogWriter:
         return True
 
     def _require_running(self) -> None:
-        if self.refusal is not None:
+        if self.refusal is not None or self._loss is not None:
             self.require_stable()
         if self._failure is not None:
             raise UnavailableError(
@@ -250,15 +273,20 @@ class LogWriter:
         """Sign the log as it is and publish the note, durable on return; None if the last one covers all records.
 
         `sign` makes a signed note of a checkpoint's text; `remember` is called with it when it is in the history and
-        before it is the latest. Appends continue meanwhile. Raises HistoryError, and signs nothing, if the log on disk
-        does not extend the last signed checkpoint; UnavailableError.
+        before it is the latest. Appends continue meanwhile. What was appended since the last one is read back first:
+        where it is no longer there as it was written, this raises IntegrityError, keeps what stands there, and the
+        writer stops. Raises HistoryError, and signs nothing, if the log on disk does not extend the last signed
+        checkpoint; UnavailableError.
         """
         with self._sign_lock:
             with self._commit_lock:
                 self.require_stable()
-                made, epoch = self._tree_head(), self._end.epoch
-            done = self._publisher.publish(made, sign, remember)
-            self._signed_epoch = epoch
+                end, begun = self._end, self._overdue.begun()
+            self._require_there(end)
+            done = self._publisher.publish(self._tree_head(end), sign, remember)
+            self._signed_epoch = end.epoch
+            with self._commit_lock:
+                self._overdue.signed(begun, is_all=self._end is end)
             return done
 
     def hand_over(
@@ -272,14 +300,26 @@ class LogWriter:
         behind that checkpoint under the old key. Raises as `checkpoint`."""
         with self._sign_lock, self._commit_lock:
             self.require_stable()
-            last = self._tree_head()
+            self._require_there(self._end)
+            last, begun = self._tree_head(self._end), self._overdue.begun()
             self._publisher.publish(last, sign, remember)
             self._signed_epoch = self._end.epoch
+            self._overdue.signed(begun, is_all=True)
             self._sign = endorse(last)
 
-    def _tree_head(self) -> Checkpoint:
-        tree = self._end.chain.tree
-        return Checkpoint(self._folder.origin, tree.size, tree.root())
+    def _require_there(self, end: LogEnd) -> None:
+        """Read back what was appended since the last call, up to `end`. Raises IntegrityError, and stops the writer, if
+        it is not there as it was appended."""
+        begin = self._read_back
+        loss = None if begin.chain.next_seq == end.chain.next_seq else self._log.lost(begin, end)
+        if loss is not None:
+            self._loss = loss_error(self._folder, loss, begin, end, now_ms=self._now_ms(), calls=self._calls)
+            self._failure = _nothing_stored(self._loss)
+            raise self._loss
+        self._read_back = end
+
+    def _tree_head(self, end: LogEnd) -> Checkpoint:
+        return Checkpoint(self._folder.origin, end.chain.tree.size, end.chain.tree.root())
 
     def require_stable(self) -> None:
         """Raise UnavailableError if, after a failed write, it is unknown what is durable."""
@@ -313,6 +353,7 @@ class LogWriter:
                 self._end = self._log.seal(self._end)
             group, done = next_group(self._folder.archive_id, self._end, entries, self._now_ms, self._tag)
             self._end = self._log.append(self._end, group)
+            self._overdue.appended()
         except BaseException as error:
             if is_undone(error) and not begins_epoch:
                 raise

@@ -15,7 +15,7 @@ from coffer.keys.buffer import Buffer
 from coffer.keys.errors import FencedError
 from coffer.keys.lease.epoch_authority import Lease
 
-__all__ = ["Body", "CommitLog", "Group", "GroupRecord", "LogEnd", "Taken", "require_end"]
+__all__ = ["Body", "CommitLog", "Group", "GroupRecord", "LogEnd", "Loss", "Taken", "require_end"]
 
 # Bytes in memory, or a stream that begins anew at each call and raises SourceError before its last piece if the bytes
 # are not those that the record's header names.
@@ -69,6 +69,15 @@ class Taken(NamedTuple):
     end: LogEnd
     cut_bytes: int
     cut_records: int
+
+
+class Loss(NamedTuple):
+    """Where a log is no longer what was appended: segment, offset, the record's number, and what is wrong."""
+
+    segment: int
+    offset: int
+    seq: int
+    what: str
 
 
 class CommitLog(Protocol):
@@ -134,6 +143,12 @@ class CommitLog(Protocol):
         here, it ends at once: what another process has not synced yet cannot be told from what it has. Streams among
         the bodies can be read until the next group is asked for. Raises IntegrityError where the log is damaged,
         UnreadableError.
+        """
+        ...
+
+    def lost(self, begin: LogEnd, end: LogEnd) -> Loss | None:
+        """Read back what was appended between two ends that this lease reached, every byte: the first place where it is
+        not what was appended, None if there is none. May be asked beside an append. Raises UnreadableError.
         """
         ...
 

@@ -6,8 +6,8 @@ reads it back from the device, says. The fence is the kernel's lock on the folde
 
 from collections.abc import Callable, Iterator, Sequence
 
-from coffer.archive.commit.commit_log import CommitLog, Group, GroupRecord, LogEnd, Taken, require_end
-from coffer.archive.commit.committed import committed
+from coffer.archive.commit.commit_log import CommitLog, Group, GroupRecord, LogEnd, Loss, Taken, require_end
+from coffer.archive.commit.committed import committed, lost
 from coffer.archive.commit.segment_edges import footer_of, header_of
 from coffer.archive.format.chain import Chain
 from coffer.archive.repair.tail import cut, read_tail
@@ -114,6 +114,10 @@ class FolderLog(CommitLog):
         end = self._end
         if end is not None:
             yield from committed(self._folder.segment_store(), self._folder.archive_id, end, from_seq)
+
+    def lost(self, begin: LogEnd, end: LogEnd) -> Loss | None:
+        """As the contract says, by the names of the files: one that was replaced is not the one that is written."""
+        return lost(self._folder.segment_store(), begin, end)
 
     def close(self) -> None:
         """Close the open segment."""

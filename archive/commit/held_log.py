@@ -6,7 +6,7 @@ by nothing else.
 
 from collections.abc import Callable, Sequence
 
-from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Taken
+from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Loss, Taken
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.mark import Mark
 from coffer.keys.errors import FencedError, OutcomeUnknownError, UnavailableError
@@ -59,6 +59,10 @@ class HeldLog:
             return self._log.outcome(self._lease, head)
         except UnavailableError as error:
             raise doubt from error
+
+    def lost(self, begin: LogEnd, end: LogEnd) -> Loss | None:
+        """As `CommitLog.lost`."""
+        return self._log.lost(begin, end)
 
     def close(self) -> None:
         """As `CommitLog.close`."""

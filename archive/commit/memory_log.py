@@ -7,8 +7,8 @@ displaced is refused here, whatever it believes.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Taken, require_end
-from coffer.archive.commit.committed import committed
+from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Loss, Taken, require_end
+from coffer.archive.commit.committed import committed, lost
 from coffer.archive.commit.segment_edges import footer_of, header_of
 from coffer.archive.format.chain import Chain
 from coffer.archive.repair.tail import kept_name, read_tail
@@ -101,6 +101,10 @@ class MemoryLog(CommitLog):
         end = self._end
         if end is not None:
             yield from committed(self._segments, self._folder.archive_id, end, from_seq)
+
+    def lost(self, begin: LogEnd, end: LogEnd) -> Loss | None:
+        """As the contract says."""
+        return lost(self._segments, begin, end)
 
     def close(self) -> None:
         """Nothing is open: others may be writing."""

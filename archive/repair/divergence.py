@@ -19,6 +19,7 @@ from coffer.archive.format.epoch import complaint
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.record import NO_TAG, Kind
 from coffer.archive.format.segment import SegmentHeader
+from coffer.archive.repair.continued import foreign_lineage
 from coffer.archive.repair.deferred_events import DeferredEvent, defer
 from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
@@ -132,14 +133,17 @@ def take_from(
     signer: CheckpointSigner,
     remember: Callable[[bytes], None],
     *,
+    outside: Mark | None = None,
+    lineage: bytes = b"",
     calls: Syscalls = SYSTEM,
     progress: Callable[[int], None] | None = None,
 ) -> list[int]:
     """Take the segments that are missing or different here from a copy, and its checkpoint. Returns their numbers.
 
-    The copy is trusted only as far as it is proved: every byte of it, up to the newest root that was signed here.
-    Raises InputError if it is a copy of another archive or covers less than was signed here, IntegrityError if it is
-    damaged.
+    The copy is trusted only as far as it is proved: every byte of it, up to the newest root that was signed here, and
+    behind that only what was written under the lineage of the mark `outside`, or under the one that a person named.
+    Raises InputError if it is a copy of another archive, covers less than was signed here, or was continued elsewhere,
+    IntegrityError if it is damaged.
     """
     if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
@@ -152,12 +156,13 @@ def take_from(
     for claim in _binding(history):
         _require_proved(copy, claim)
     _require_proved(copy, theirs, deep=True, progress=progress)
+    named = _named_lineage(foreign_lineage(folder, copy, theirs, _binding(history), outside), lineage)
     theirs_all = segment_numbers(copy.segment_store())
     numbers = [n for n in theirs_all if not _is_same(folder, copy, n)]
     if not numbers and history.complaint is None:
         return []
     note = read_note(copy)
-    event = _event(SegmentsTaken, history, theirs)
+    event = _event(SegmentsTaken, history, theirs, named)
     defer(folder, [DeferredEvent.signed(signer, folder, event, f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, [note], calls=calls)
@@ -170,6 +175,20 @@ def take_from(
     _set_aside_beyond(folder, max(theirs_all, default=0), history, calls)
     _publish(folder, theirs, note, remember, calls)
     return numbers
+
+
+def _named_lineage(found: bytes | None, lineage: bytes) -> str:
+    """What a record is to say of a foreign lineage that a person named. Raises InputError if nobody named it."""
+    if found is None:
+        return ""
+    if found != lineage:
+        raise InputError(
+            f"the copy was continued elsewhere, under lineage {found.hex()}, which this archive does not know: in a "
+            "restore drill, or on another host",
+            hint="name a backup or replica of the archive itself, never a drill's folder; if what was written there is "
+            f"to be the archive from now on, add --lineage {found.hex()}",
+        )
+    return f"; the copy was continued under lineage {found.hex()}, which was named"
 
 
 def _set_aside_beyond(folder: ArchiveFolder, last: int, history: Divergence, calls: Syscalls) -> None:
@@ -200,13 +219,13 @@ def _binding(history: Divergence) -> list[Checkpoint]:
     return [remembered, *newer, *outside]
 
 
-def _event(what: type[E], history: Divergence, made: Checkpoint) -> E:
+def _event(what: type[E], history: Divergence, made: Checkpoint, named: str = "") -> E:
     return what(
         found=TreeHead(records=history.size, root=history.root.hex()),
         left=_head(made),
         signed=_head(history.signed) if history.signed else None,
         remembered=_head(history.remembered) if history.remembered else None,
-        contradiction=_line(str(history.complaint)) if history.complaint else "",
+        contradiction=_line((str(history.complaint) if history.complaint else "") + named).removeprefix("; "),
     )
 
 

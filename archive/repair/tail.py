@@ -354,7 +354,12 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
 
 def kept_name(tail: Tail, torn: bytes) -> str:
     """The name in lost+found of what is cut from the end of a segment."""
-    return f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+    return kept_at(tail.segment, tail.end, torn)
+
+
+def kept_at(number: int, offset: int, data: bytes) -> str:
+    """The name in lost+found of bytes that stood at a place of a segment."""
+    return f"{number:08d}-{offset}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def _keep(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls) -> None:

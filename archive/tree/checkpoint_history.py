@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from coffer.archive.format.merkle import EMPTY_ROOT, Frontier
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.in_the_way import writing
 from coffer.archive.tree.checkpoint import (
     Checkpoint,
     named,
@@ -194,7 +195,8 @@ def _set_latest(folder: ArchiveFolder, note: bytes, remember: Callable[[bytes], 
     """Let the keyring remember a note of the history, then publish it as the latest."""
     if remember is not None:
         remember(note)
-    replace(folder.checkpoint, note, calls=calls)
+    with writing(folder, folder.checkpoint):
+        replace(folder.checkpoint, note, calls=calls)
 
 
 def settle_history(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:

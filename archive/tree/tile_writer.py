@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coffer.archive.format.merkle import Frontier
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.in_the_way import writing
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.leaves import Leaves
 from coffer.archive.tree.proof import root
@@ -24,7 +25,7 @@ from coffer.archive.tree.tiles import (
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import discard, discard_folder, make_folders, replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import HistoryError, IntegrityError
+from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError
 
 
 class TileWriter:
@@ -87,10 +88,15 @@ class TileWriter:
                 self._put(view.path(level, number), view.tile(level, number))
 
     def _put(self, path: Path, data: bytes) -> None:
-        if path.parent not in self._made:
-            make_folders(path.parent, self._folder.path, calls=self._calls)
-            self._made.add(path.parent)
-        replace(path, data, calls=self._calls)
+        try:
+            with writing(self._folder, path):
+                if path.parent not in self._made:
+                    make_folders(path.parent, self._folder.path, calls=self._calls)
+                    self._made.add(path.parent)
+                replace(path, data, calls=self._calls)
+        except UnavailableError:
+            self._made.clear()  # somebody may have moved a folder away, with what was in its place
+            raise
 
     def _require_log(self, old: Checkpoint, new: Checkpoint) -> None:
         """Check every record header in the segments against both roots."""

@@ -9,6 +9,7 @@ the archive's key.
 import hashlib
 import hmac
 import re
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
@@ -116,7 +117,9 @@ class FindingStore:
                 continue  # repaired a moment ago
             except IntegrityError as error:
                 raise FormatError(
-                    f"{opening.shown(path)} cannot be read", hint="move it away and run coffer verify"
+                    f"{opening.shown(path)} cannot be read as a finding",
+                    hint=f"mv {shlex.quote(opening.shown(path))} /var/tmp/ and run coffer verify; then find out who or "
+                    "what writes to the archive folder",
                 ) from error
         return sorted(found, key=lambda e: (e.segment, e.offset))
 

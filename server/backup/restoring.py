@@ -10,7 +10,6 @@ from pathlib import Path
 
 from coffer.archive.copies.keyring_copies import KeyringCopies, KeyringCopy
 from coffer.archive.copies.restore import Restore
-from coffer.archive.copies.segments import read_part
 from coffer.archive.copies.shelf import Shelf
 from coffer.archive.copies.snapshot import Snapshot
 from coffer.archive.copies.target import Target
@@ -22,7 +21,7 @@ from coffer.keys.disk.permissions import read_secret
 from coffer.keys.errors import ConfigError, FormatError, NotFoundError
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.anchor.trust import Outside
-from coffer.server.backup.parts import SETTINGS
+from coffer.server.backup.kept_settings import KeptFile, write_beside
 from coffer.server.backup.targets import jobs_for
 from coffer.server.config.settings import Config
 
@@ -79,16 +78,10 @@ class Restoring:
             None if mark is None else mark.size,
         )  # fmt: skip
 
-    def settings(self, into: Path) -> list[Path]:
-        """Write what was kept of the host's settings into a folder, which must exist; durable on return. Returns the
-        files. Raises UnavailableError if one is there already."""
-        written = []
-        for name in ("coffer.toml", "users.toml"):
-            data = read_part(self.shelf, self.snapshot, SETTINGS + name)
-            if data is not None:
-                durable.write_new(into / name, b"".join(data))
-                written.append(into / name)
-        return written
+    def settings(self, into: Path) -> list[KeptFile]:
+        """Write what was kept of the host's settings beside those of a folder, which must exist. Raises as
+        `write_beside`."""
+        return write_beside(self.shelf, self.snapshot, into)
 
 
 def choose_keyring(keys: Target, snapshot: Snapshot) -> KeyringCopy:

@@ -13,6 +13,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
+    from coffer.keys.errors import CofferError
     from coffer.server.engine.archive import ReadableArchive
     from coffer.server.engine.stats import ArchiveStats
 
@@ -31,8 +32,8 @@ Works beside a running server. "index lag" counts records that the index on disk
 server has them in memory. "conflicts" are versions of instances that are not served because another version is; every
 version is kept. "in no study" are objects without a Study Instance UID, which coffer find does not show; --list names
 the first 1,000. "contradictions" are studies and series whose objects disagree about their attributes. "writing" is
-shown where nothing is stored, as after a roll-back, or because a running server stopped storing: with the cause, and
-the remedy."""
+shown where nothing is stored, as after a roll-back, or because a running server stopped storing, "signing" where a
+running server could not sign its last checkpoint: with the cause, and the remedy."""
 )
 @click.option(
     "--list", "listed", is_flag=True, help="Name the conflicts and the objects that are in no study or not indexed."
@@ -59,23 +60,23 @@ def status(chosen: Chosen, listed: bool) -> None:
         waiting = len(findings_of(archive).open_entries())
         short = None if archive.shortfall is None else f"{archive.shortfall}: {archive.shortfall.hint()}"
         doubt = trust(archive.keyring, archive.last_record_ms).concern()
-        kept = archive.contradictions()
-        foreign = [finding.what for finding in planted(archive.folder)]
-        refusal = refusal_of(archive) or objection(path, "store")
+        kept, foreign = archive.contradictions(), [finding.what for finding in planted(archive.folder)]
+        refusal, unsigned = refusal_of(archive) or objection(path, "store"), objection(path, "sign")
         degraded = _degraded(archive)
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
-        facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
-        facts |= {"index_contradictions": kept, "codec": "numpy" if why_pure() else "compiled"}
+        facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting,
+                 "index_contradictions": kept, "codec": "numpy" if why_pure() else "compiled"}  # fmt: skip
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
         shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
-        stopped = None if refusal is None else {"cause": str(refusal), "remedy": refusal.hint()}
-        output.as_json(facts | shown | {"clock": doubt or None, "refused": stopped} | erased | details)
+        troubles = {"clock": doubt or None, "refused": _told(refusal), "unsigned": _told(unsigned)}
+        output.as_json(facts | shown | troubles | erased | details)
         return
     output.facts(
         {
             "archive": str(path),
             **({"writing": f"refused: {refusal}; {refusal.hint()}"} if refusal else {}),
+            **({"signing": f"no checkpoint is signed: {unsigned}; {unsigned.hint()}"} if unsigned else {}),
             "key": key,
             "studies": f"{stats.studies:,}",
             "series": f"{stats.series:,}",
@@ -100,6 +101,10 @@ def status(chosen: Chosen, listed: bool) -> None:
         }
     )
     _say(details)
+
+
+def _told(error: CofferError | None) -> dict[str, str] | None:
+    return None if error is None else {"cause": str(error), "remedy": error.hint()}
 
 
 def _degraded(archive: ReadableArchive) -> list[str]:

@@ -27,7 +27,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.hedge import hedged
 from coffer.keys.crypto.signing import CheckpointSigner
-from coffer.keys.errors import UnavailableError
+from coffer.keys.errors import CofferError, UnavailableError
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import orders
@@ -65,8 +65,15 @@ class ArchiveSigner:
         state: nothing is signed over that.
 
         The keyring remembers the checkpoint before it is published, as a second copy; then the mark outside the folder
-        is raised. Orders to sign are answered.
+        is raised. Orders to sign are answered. The log is told why it was not signed.
         """
+        try:
+            return self._sign_whole()
+        except CofferError as error:
+            self._log.not_signed(error)
+            raise
+
+    def _sign_whole(self) -> Checkpoint | None:
         self._keyring.require_whole()
         with self._lock:
             asked = orders.waiting(self._keyring)

@@ -2,7 +2,8 @@
 once a minute, or when ordered, it signs what was stored.
 
 Rule: one job does both, so that the records of a change of the keys are signed right after it. No failure ends the job;
-each cause is logged once and shown until it has passed.
+each cause is logged once and shown until it has passed. But nothing more is stored once records have waited for a
+signature for two minutes: what a server acknowledges, the next opening must be able to find.
 """
 
 import threading
@@ -22,7 +23,8 @@ __all__ = ["SettlementJob"]
 _log = get_logger()
 _SETTLE_SECONDS: Final = 0.5
 _CHECKPOINT_SECONDS: Final = 60.0
-_AGAIN_SECONDS: Final = 5.0  # after an ordered checkpoint that could not be signed
+_MOST_UNSIGNED_SECONDS: Final = 120.0
+_AGAIN_SECONDS: Final = 5.0  # after a checkpoint that could not be signed
 
 
 class SettlementJob:
@@ -34,15 +36,17 @@ class SettlementJob:
     def __init__(self, archive: WritableArchive) -> None:
         self._archive = archive
         self._signed = time.monotonic()  # time of the last attempt to sign a checkpoint
-        self._unsigned = ""  # why the last checkpoint was not signed
+        self.unsigned: CofferError | None = None  # why the last checkpoint was not signed
         self._unfinished = ""  # why a change of the keys waits
         self._unsettled = ""  # what went wrong in the last turn
         self._unhardened: set[str] = set()  # what was logged already
         self.stopping = threading.Event()
 
     def begin(self) -> None:
-        """Log what the operating system refuses to do for keys in memory."""
+        """Log what the operating system refuses to do for keys in memory; bound how long a record waits for its
+        checkpoint."""
         self._report_unhardened()
+        self._archive.log.sign_within(_MOST_UNSIGNED_SECONDS)
 
     def turn(self) -> float:
         """Settle, and sign if a checkpoint is due.
@@ -52,8 +56,9 @@ class SettlementJob:
         try:
             self._settle()
             since = time.monotonic() - self._signed
-            is_due = not self._unsigned or since >= _AGAIN_SECONDS
-            if (is_due and self._is_signing_ordered()) or since >= _CHECKPOINT_SECONDS:
+            is_again = self.unsigned is not None
+            is_due = not is_again or since >= _AGAIN_SECONDS
+            if (is_due and (is_again or self._is_signing_ordered())) or since >= _CHECKPOINT_SECONDS:
                 self._signed = time.monotonic()
                 self._sign()
                 self._report_unhardened()
@@ -67,7 +72,8 @@ class SettlementJob:
 
     def concerns(self) -> list[str]:
         """Return why no checkpoint is signed, and why a change of the keys waits."""
-        return [concern for concern in (self._unsigned, self._unfinished, self._unsettled) if concern]
+        unsigned = "" if self.unsigned is None else f"no checkpoint was signed: {self.unsigned}"
+        return [concern for concern in (unsigned, self._unfinished, self._unsettled) if concern]
 
     def _settle(self) -> None:
         """Finish the changes of the keys that commands in other processes began."""
@@ -98,14 +104,13 @@ class SettlementJob:
         """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
         try:
             self._archive.sign_checkpoint()
-            self._unsigned = ""
+            self.unsigned = None
         except CofferError as error:
-            concern = f"no checkpoint was signed: {error}"
-            if concern != self._unsigned:
+            if str(error) != str(self.unsigned or ""):
                 _log.error(
                     "no checkpoint was signed", name="checkpoint.sign_failed", cause=str(error), remedy=error.hint()
                 )
-            self._unsigned = concern
+            self.unsigned = error
 
     def _report_unsettled(self, error: Exception) -> None:
         what = headroom.what_ran_out(error)

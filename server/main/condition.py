@@ -53,15 +53,18 @@ def condition_of(
     return Condition(is_ready, refusal, reserve, free, unsigned, _waiting(services), processes, build)
 
 
-def vitals_of(jobs: Jobs, workers: Workers, listener: Listener, keeper: Gatekeeper | None) -> Vitals:
-    """What a server's process lost, restarted, and is short of."""
+def vitals_of(
+    jobs: Jobs, workers: Workers, listener: Listener, keeper: Gatekeeper | None, services: WriterServices | None
+) -> Vitals:
+    """What a server's process lost, restarted, is short of, and has not signed."""
     restarts = jobs.restarts() | {"a receiving process": workers.deaths}
     short = workers.short_of() | {listener.short_of()}
     lost = logs.lost() + workers.lost_lines()
     if keeper is not None:
         restarts["the process that ends TLS"] = keeper.deaths
         lost += keeper.counted()["lost"]
-    return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
+    unsigned = services.archive.log.unsigned_seconds() if services is not None else 0.0
+    return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS}, unsigned)
 
 
 def _refusal(services: WriterServices) -> Refusal | None:

@@ -86,6 +86,7 @@ class Server:
         self._is_open = False
         self._services: WriterServices | None = None
         self._jobs = Jobs()
+        self._settlement: SettlementJob | None = None
         pages = application(self.reasons, self._metrics.render, self._admission, self.concerns)
         self._known = KnownPeersJob(config, lambda: self._users)
         self._http = HttpServer(config.http, pages, self._known.is_stranger, self._metrics.limited)
@@ -94,7 +95,8 @@ class Server:
         self._listener = Listener(config, self._workers, self._metrics, self._known.is_stranger)
         self._metrics.registry.register(TlsCollector(self._keeper))
         self._metrics.registry.register(ConditionCollector(self._condition))
-        self._control = ControlSocket(config.archive, {"reload": self._reload, "store": self._require_storing})
+        orders = {"reload": self._reload, "store": self._require_storing, "sign": self._require_signing}
+        self._control = ControlSocket(config.archive, orders)
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
     @property
@@ -174,7 +176,8 @@ class Server:
         if config.storage.scrub_days:
             self._jobs.start(ScrubJob(archive, self._metrics, config.storage.scrub_days))
         self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.last_record_ms))
-        self._jobs.start(SettlementJob(archive))
+        self._settlement = SettlementJob(archive)
+        self._jobs.start(self._settlement)
         keep_objects()
         self._state = ""
         self._manager.ready()
@@ -236,6 +239,12 @@ class Server:
         """Return if objects are stored now. Raises the error of what stopped, which `coffer status` shows."""
         if self._services is not None:
             self._services.committer.require_accepting()
+
+    def _require_signing(self) -> None:
+        """Return if the last checkpoint that was due was signed. Raises why not, which `coffer status` shows."""
+        job = self._settlement
+        if job is not None and job.unsigned is not None:
+            raise job.unsigned.with_traceback(None)
 
     def _reload(self) -> None:
         """Read users, keys of tokens and TLS files again. Raises ConfigError if any is not usable, UnavailableError:
@@ -327,7 +336,7 @@ class Server:
 
     def _vitals(self) -> Vitals:
         """The state of the process itself, for the metrics."""
-        return vitals_of(self._jobs, self._workers, self._listener, self._keeper)
+        return vitals_of(self._jobs, self._workers, self._listener, self._keeper, self._services)
 
     def wait(self) -> None:
         """Block until `stop`. Raises ServiceError if a part that the server needs died and cannot be restarted."""

@@ -6,13 +6,14 @@ has it made anew from the log (`coffer index rebuild`), which keeps it.
 """
 
 import threading
+from contextlib import suppress
 from typing import Final
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.findings import FindingStore, RecordedFinding
 from coffer.archive.verify.report import Finding
 from coffer.keys.clock import clock_ms
-from coffer.keys.errors import CofferError, IntegrityError
+from coffer.keys.errors import CofferError, FormatError, IntegrityError
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
@@ -83,7 +84,8 @@ class IndexJob:
         self._what = what
         self._metrics.index_checked(what is None)
         if what is None:
-            drop_index_findings(self._archive.folder)
+            with suppress(FormatError):  # what cannot be read as a finding says nothing about the index
+                drop_index_findings(self._archive.folder)
             _log.info("the index is what was written, and has what the log has", name="index.checked")
             return
         FindingStore(self._archive.folder.scrub).add(Finding(0, 0, None, _ABOUT + what), clock_ms())

@@ -53,8 +53,16 @@ class ScrubJob:
         )
 
     def begin(self) -> None:
-        """Log again the findings that are not acknowledged. Raises CofferError if they cannot be read."""
-        for entry in self.findings.open_entries():
+        """Log again the findings that are not acknowledged. One that cannot be read, as anybody can write who writes
+        the folder, is told and stops nothing."""
+        try:
+            waiting = self.findings.open_entries()
+        except CofferError as error:
+            _log.error(
+                "findings of the scrub cannot be read", name="finding.unreadable", cause=str(error), remedy=error.hint()
+            )
+            waiting = []
+        for entry in waiting:
             _log.error(
                 "a finding is not acknowledged", name="finding.reported",
                 finding=entry.name, what=entry.what, record=entry.record,
@@ -90,7 +98,7 @@ class ScrubJob:
         try:
             waiting = self.findings.open_entries()
         except CofferError as error:
-            return [str(error)]
+            return [f"{error}: {error.hint()}"]
         foreign = sum(self.findings.acknowledgement(each) is Acknowledgement.FOREIGN for each in waiting)
         found = [f"{len(waiting)} findings of the scrub wait for an answer: coffer scrub show"] if waiting else []
         return [*found, f"{foreign} {FOREIGN}"] if foreign else found

@@ -172,12 +172,13 @@ class ScrubCollector(Collector):
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """The state of the process: log lines lost since it started, how often each of its parts was restarted, and what it
-    is short of now."""
+    """The state of the process: log lines lost since it started, how often each of its parts was restarted, what it is
+    short of now, and for how long the oldest record without a signed checkpoint has waited for one."""
 
     log_lines_lost: int
     restarts: Mapping[str, int]
     short_of: Mapping[str, bool]
+    unsigned_seconds: float
 
 
 class VitalsCollector(Collector):
@@ -204,3 +205,5 @@ class VitalsCollector(Collector):
         for what, is_short in vitals.short_of.items():
             short.add_metric([what], float(is_short))
         yield short
+        waits = "Time that the oldest record without a signed checkpoint has waited for one."
+        yield GaugeMetricFamily("coffer_unsigned_seconds", waits, value=round(vitals.unsigned_seconds, 1))

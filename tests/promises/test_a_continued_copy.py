@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.rekeys import RekeyOrdered
+from coffer.archive.events.repairs import SegmentsTaken
 from coffer.archive.format.record import Kind
 from coffer.server.config.load import load_config
 from coffer.server.engine.archive import WritableArchive
@@ -270,6 +272,47 @@ def test_a_recovery_is_recorded_once(made: Path, mine: Path, monkeypatch: pytest
     run("put", str(made / "files" / "1.dcm"))
     assert _repairs() == 1
     assert not Path("data/pending.json").exists()
+
+
+@pytest.mark.parametrize("has_mark", [True, False], ids=["with its mark", "without"])
+def test_a_recovery_takes_from_a_drill_only_what_somebody_names(made: Path, mine: Path, has_mark: bool) -> None:
+    """The copy proves everything that was signed here: it is what it goes on with that is not the archive's."""
+    if not has_mark:
+        Path("mark").unlink()
+    before = {name: data for name, data in files_of(mine / "data").items() if name != "LOCK"}
+    said = run("recover", "from", str(made / "drill-stored"), code=12).output
+    assert "the copy was continued elsewhere, under lineage " in said
+    lineage = said.partition("add --lineage ")[2].split()[0]
+    run("recover", "from", str(made / "drill-stored"), "--lineage", "0" * 32, code=12)
+    run("recover", "from", str(made / "drill-stored"), "--lineage", "x", code=12)
+    assert {name: data for name, data in files_of(mine / "data").items() if name != "LOCK"} == before
+    run("recover", "from", str(made / "drill-stored"), "--lineage", lineage)
+    with open_reading(load_config(Path("coffer.toml"))) as archive:
+        events = [each.event for each in archive.events(frozenset({Kind.REPAIR, Kind.STATE}))]
+    (taken,) = (each for each in events if isinstance(each, SegmentsTaken))
+    assert f"the copy was continued under lineage {lineage}, which was named" in taken.contradiction
+    reasons = [each.reason for each in events if isinstance(each, MarkRenewed)]
+    assert reasons == ([f"coffer recover from --lineage {lineage}"] if has_mark else [])
+    run("put", str(made / "files" / "2.dcm"))
+    assert told("verify", "--level", "headers", code=0 if has_mark else 17)["findings"] == []
+
+
+def test_a_replica_that_is_ahead_is_taken_without_a_word(made: Path, mine: Path) -> None:
+    """Its newest groups are of the lineage that the mark names, and nobody else wrote."""
+    with open_writer(load_config(Path("coffer.toml"))) as archive:
+        shutil.copytree("data", "then")
+        shutil.copy("mark", "mark-then")
+        archive.record_event(RekeyOrdered(new_key=KEY, reason="any", by=BY))
+        archive.sign_checkpoint()
+        shutil.copytree("data", "replica")
+        records = archive.log.next_seq
+    shutil.copy("mark-then", "mark")
+    shutil.rmtree("data")
+    shutil.copytree("then", "data")
+    run("recover", "from", "replica")
+    with open_reading(load_config(Path("coffer.toml"))) as archive:
+        assert [p.seq for p, _ in archive.reader.records()][records - 1] == records - 1
+    assert told("verify", "--level", "headers")["findings"] == []
 
 
 def _marked() -> dict[str, object]:

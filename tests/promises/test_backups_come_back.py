@@ -177,7 +177,7 @@ def test_another_host_and_path(base: Path, monkeypatch: pytest.MonkeyPatch) -> N
         Path("kept").mkdir()
         done = told("restore", "latest", "moved", *where, "--vkey", vkey, "--settings", "kept")
         assert (done["anchored"], done["marked"]) == (True, None)
-        assert {path.name for path in Path("kept").iterdir()} == {"coffer.toml"}
+        assert {path.name for path in Path("kept").iterdir()} == {"coffer.toml.restored"}
         Path("coffer.toml").write_text(
             "archive = 'moved'\n[storage]\nreserve_bytes = 0\n[keys]\nkey_file = 'data.key'\n"
         )

@@ -15,6 +15,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.archive.copies.target import Target
+    from coffer.server.backup.kept_settings import KeptFile
     from coffer.server.backup.restoring import Restored
     from coffer.server.config.settings import Config
 
@@ -32,8 +33,10 @@ Examples:
 
 \b
 INTO must not exist or be empty. If it is interrupted, give the same command again: it goes on. Everything is verified
-at the end. It needs no key, except the identity of a sealed keyring; key file, HSM or shares come from where you keep
-them. Whoever writes to a restored archive decides first that it is the newest: docs/operations/restore.md.
+at the end. Only the settings have no signature: they are written as coffer.toml.restored and users.toml.restored, which
+nothing reads, and what differs from the defaults is printed. It needs no key, except the identity of a sealed keyring;
+key file, HSM or shares come from where you keep them. Whoever writes to a restored archive decides first that it is the
+newest: docs/operations/restore.md.
 Exit code 0 if it is whole, 1 with findings.""",
 )
 @click.argument("snapshot")
@@ -45,7 +48,11 @@ Exit code 0 if it is whole, 1 with findings.""",
 @click.option(
     "--at", type=click.DateTime(["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]), help="The log as it was then, in UTC."
 )
-@click.option("--settings", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Write settings here.")
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Write settings here, not in force.",
+)
 @click.option("--vkey", metavar="KEY", default="", help="A verifier key of the archive that you kept elsewhere.")
 @archive_options()
 @json_option
@@ -83,7 +90,12 @@ def restore(  # noqa: PLR0917  one parameter for each option
     written = [] if settings is None else work.settings(settings)
     if chosen.json:
         output.as_json(
-            {"snapshot": found.id, "archive": str(into), **_facts(done), "settings": list(map(str, written))}
+            {
+                "snapshot": found.id,
+                "archive": str(into),
+                **_facts(done),
+                "settings": [{"file": str(each.path), "differs": list(each.differs)} for each in written],
+            }
         )
     else:
         _say(done, into, written)
@@ -122,7 +134,7 @@ def _facts(done: Restored) -> dict[str, object]:
     }
 
 
-def _say(done: Restored, into: Path, written: list[Path]) -> None:
+def _say(done: Restored, into: Path, written: list[KeptFile]) -> None:
     size = done.checkpoint.size
     kept = f", {output.size(done.kept)} were here already" if done.kept else ""
     output.say(f"restored {size:,} records into {into}: {output.size(done.taken)} from the target{kept}")
@@ -131,8 +143,15 @@ def _say(done: Restored, into: Path, written: list[Path]) -> None:
     if not done.findings:
         by = "" if done.anchored else "; consistent with itself, not checked against any key from outside"
         output.say(f"every byte is verified{by}")
-    for path in written:
-        output.say(f"settings    {path}")
+    for each in written:
+        output.say(f"settings    {each.path}, not in force; what differs from the defaults:")
+        for line in each.differs:
+            output.say(output.plain(f"    {line}"))
+    if written:
+        output.warn(
+            "nobody signed these settings: whoever can write the target may have written them",
+            "read each line, then give the file the name without .restored",
+        )
     if done.keyring is None:
         output.warn("no keyring was restored", f"put the newest copy of the keyring folder there: {into / 'keyring'}")
     if done.marked is not None and done.marked > size:

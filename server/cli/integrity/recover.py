@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,17 +77,26 @@ def show(chosen: Chosen) -> None:
     epilog="""\b
 Examples:
   coffer recover from /mnt/backup/archive
+  coffer recover from /mnt/other-host/archive --lineage 4f0c...
 
 \b
 The copy is trusted only as far as it is proved: it must be of this archive, whole, and yield every root that was
-signed here. Replaced segments are kept in lost+found. The mark outside the folder is made anew. Stop the server first
-and start it afterwards. A record in the log says what was found and what was taken.""",
+signed here. What it has beyond that must be of the lineage that the mark names: a copy that was opened and written to,
+as in a restore drill, is refused, with the lineage that --lineage has to name if it is to be taken all the same; the
+record in the log then says so. Replaced segments are kept in lost+found. The mark outside the folder is made anew.
+Stop the server first and start it afterwards. A record in the log says what was found and what was taken.""",
 )
 @click.argument("copy", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--lineage",
+    metavar="HEX",
+    default="",
+    help="Take also what was written under this lineage, which the archive does not know, as the refusal names it.",
+)
 @archive_options()
 @json_option
 @click.pass_obj
-def take(chosen: Chosen, copy: Path) -> None:
+def take(chosen: Chosen, copy: Path, lineage: str) -> None:
     """Take the records that are missing, or differ, from a copy of the archive."""
     admitted = chosen.existing(Action.RECOVER)
     config = admitted.config
@@ -95,7 +105,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     from coffer.archive.store.segment_store import total_bytes
     from coffer.server.maintenance.offline import offline_session, require_newest_keyring, settle_findings
 
-    source = ArchiveFolder.open(copy)
+    source, named = ArchiveFolder.open(copy), _lineage_of(lineage)
     total = total_bytes(source.segment_store())
     with offline_session(config, "coffer recover from") as hand:
         require_newest_keyring(hand.keyring, source)
@@ -108,11 +118,15 @@ def take(chosen: Chosen, copy: Path) -> None:
                 source,
                 hand.signer,
                 hand.keyring.remember_checkpoint,
+                outside=hand.outside,
+                lineage=named,
                 progress=lambda done: bar.advance(done, total),
             )
     with admitted.open_past_mark() if numbers else admitted.open_writer() as archive:
         if numbers and hand.outside is not None:
-            archive.renew_mark("coffer recover from", admitted.principal.officer)
+            archive.renew_mark(
+                f"coffer recover from{' --lineage ' * bool(lineage)}{lineage}", admitted.principal.officer
+            )
         records = archive.log.next_seq
         settle_findings(archive)
     if chosen.json:
@@ -175,6 +189,13 @@ def accept_loss(chosen: Chosen, size: int) -> None:
     else:
         output.say(f"the log continues from record {size}; a record says so, and it is writable again")
         _say_lost(lost)
+
+
+def _lineage_of(text: str) -> bytes:
+    """The lineage that a person typed. Raises InputError."""
+    if text and not re.fullmatch(r"[0-9a-f]{32}", text):
+        raise InputError("a lineage is 32 hex digits", hint="leave --lineage out: the refusal names it")
+    return bytes.fromhex(text)
 
 
 def _fields(hold: LostHold) -> dict[str, Any]:

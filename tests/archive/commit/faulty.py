@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Taken
+from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Loss, Taken
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.mark import Mark
 from coffer.keys.errors import OutcomeUnknownError, UnavailableError
@@ -63,6 +63,9 @@ class FaultyLog(CommitLog):
 
     def tail(self, from_seq: int = 0) -> Iterator[Group]:
         return self.inner.tail(from_seq)
+
+    def lost(self, begin: LogEnd, end: LogEnd) -> Loss | None:
+        return self.inner.lost(begin, end)
 
     def close(self) -> None:
         self.inner.close()
@@ -130,6 +133,9 @@ class Patient(CommitLog):
 
     def tail(self, from_seq: int = 0) -> Iterator[Group]:
         return self.inner.tail(from_seq)
+
+    def lost(self, begin: LogEnd, end: LogEnd) -> Loss | None:
+        return self.inner.lost(begin, end)
 
     def close(self) -> None:
         self.inner.close()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coffer.archive.format.merkle import Frontier
+from coffer.archive.format.merkle import EMPTY_ROOT, Frontier
 from coffer.archive.reader import LogReader
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.archive.tree.checkpoint_history import find_note, read_entries, split
@@ -19,7 +20,7 @@ from coffer.archive.tree.proof import consistency, extends, includes, inclusion,
 from coffer.archive.tree.proof_bundle import Consistency, Inclusion
 from coffer.archive.tree.tile_writer import TileWriter
 from coffer.archive.tree.tiles import Tiles, tile_path
-from coffer.keys.errors import HistoryError, IntegrityError
+from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError
 from tests.archive.conftest import ORIGIN, FaultyCalls, SmallArchive, entry
 from tests.archive.trees import expected, grow, leaves_of, tiles_of, whats
 
@@ -261,18 +262,43 @@ def test_two_histories_are_never_signed(forked: SmallArchive, tiles: str) -> Non
 
 
 def test_what_is_signed_is_what_lies_on_the_disk(small: SmallArchive) -> None:
-    """The writer's memory says one thing, the segment another: a disk that lies is not signed over."""
+    """The writer's memory says one thing, the segment another: a disk that lies is not signed over, nor written on."""
     small.damaged = True
     log = small.writer()
     log.append([entry(n) for n in range(5)])
     path = small.segments()[0]
     whole = path.read_bytes()
     path.write_bytes(whole[:180] + bytes([whole[180] ^ 1]) + whole[181:])
-    with pytest.raises(HistoryError, match="not those that this server has written"):
+    with pytest.raises(IntegrityError, match="the log on disk is no longer what was written there"):
         log.checkpoint(small.sign)
     path.write_bytes(whole)
-    assert log.checkpoint(small.sign) is not None
+    with pytest.raises(UnavailableError, match="nothing is stored: segment 1, offset 88"):
+        log.checkpoint(small.sign)
+    log.close()
+    assert small.writer().checkpoint(small.sign) is not None
     small.damaged = False
+
+
+def test_a_folder_at_the_latest_checkpoint_is_moved_away_as_told_and_the_same_writer_signs(small: SmallArchive) -> None:
+    log = small.writer()
+    log.append([entry(n) for n in range(5)])
+    small.folder.checkpoint.rename(small.folder.path.parent / "latest")
+    (small.folder.checkpoint / "in it").mkdir(parents=True)
+    with pytest.raises(UnavailableError, match="latest stands where Coffer has to write latest") as refused:
+        log.checkpoint(small.sign)
+    subprocess.run(refused.value.hint().partition(" and wait")[0], shell=True, check=True)
+    made = log.checkpoint(small.sign)
+    assert made is not None
+    assert read_checkpoint(small.folder) == made
+
+
+def test_a_tile_writer_by_itself_does_not_sign_what_lies_elsewhere(small: SmallArchive) -> None:
+    small.damaged = True
+    log = small.writer()
+    log.append([entry(n) for n in range(5)])
+    memory = Checkpoint(ORIGIN, 5, sha256(b"memory").digest())
+    with pytest.raises(HistoryError, match="not those that this server has written"):
+        TileWriter(small.folder).extend(Checkpoint(ORIGIN, 0, EMPTY_ROOT), memory)
 
 
 def test_tiling_alone_refuses_what_the_log_is_not(small: SmallArchive) -> None:

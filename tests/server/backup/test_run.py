@@ -16,6 +16,7 @@ from coffer.archive.events.officer import Officer
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import UnavailableError
 from coffer.keys.inspect.copying import copy_keyring
+from coffer.server.backup.kept_settings import _differing, write_beside
 from coffer.server.backup.parts import Host
 from coffer.server.backup.run import Backup
 from coffer.server.backup.targets import Paced
@@ -119,6 +120,32 @@ def test_settings_come_without_comments_and_password_hashes(host: Host, monkeypa
     everything = b"".join(data for data, _ in target.objects.values())
     for secret in (b"argon2", b"hunter2", Path("data.key").read_bytes()[-32:]):
         assert secret not in everything
+
+
+def test_settings_that_somebody_planted_are_shown_and_not_in_force(host: Host, tmp_path: Path) -> None:
+    run("users", "add", "anna", "--role", "admin", "--account", "root")
+    target, into = MemoryTarget(), tmp_path / "etc"
+    into.mkdir()
+    made = Backup(host, target, None).run().snapshot
+    shelf = Shelf(target, host.folder.archive_id)
+    config, users = write_beside(shelf, made, into)
+    assert [path.name for path in sorted(into.iterdir())] == ["coffer.toml.restored", "users.toml.restored"]
+    assert any(line.startswith("archive = ") for line in config.differs)
+    assert not any(line.startswith("log.level = 'info'") for line in config.differs)
+    shown = "\n".join(users.differs)
+    assert "'anna'" in shown
+    assert "'admin'" in shown
+    with pytest.raises(UnavailableError, match="it exists already"):
+        write_beside(shelf, made, into)
+
+
+def test_the_settings_that_are_shown_are_bounded_and_printable() -> None:
+    assert _differing(b"\xff") == ("it cannot be read as TOML: do not use it",)
+    assert _differing(b"a = [") == ("it cannot be read as TOML: do not use it",)
+    assert _differing(b'[dimse]\nhost = "\\u001b[2J"\nport = 11112\n') == ("dimse.host = '\\x1b[2J'",)
+    many = "\n".join(f"k{number} = {number}" for number in range(600))
+    assert _differing(many.encode())[-1] == "and 100 more: read the file"
+    assert all(len(line) < 400 for line in _differing(b'x = "' + b"y" * 100_000 + b'"'))
 
 
 def test_no_more_is_sent_in_a_second_than_was_allowed() -> None:

@@ -20,9 +20,10 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
 from coffer.server.maintenance.acknowledged import FOREIGN
+from coffer.server.maintenance.index_job import IndexJob
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe.metrics import Metrics
-from tests.server.filled import flip, free_port, run, study_files, told
+from tests.server.filled import flip, free_port, job_of, run, study_files, told
 
 COFFER = Path(sys.executable).with_name("coffer")
 QUICK = 1e-7  # days: a pass takes 10 ms
@@ -119,6 +120,23 @@ def test_a_finding_stays_until_it_is_acknowledged_or_mended(archive: Path) -> No
     assert (entry["segment"], entry["what"]) == (1, "the body does not match its hash")
     assert told("status")["findings"] == 0
     run("repair", "--from", "copy")
+    assert told("scrub", "show")["findings"] == []
+
+
+def test_a_byte_among_the_findings_is_named_and_moved_away_as_told(archive: Path) -> None:
+    """Anybody who writes the folder can write it: it stops no server, and nothing else is blamed."""
+    planted = archive / "scrub" / "planted in 1.finding"
+    planted.write_bytes(b"x")
+    with Server(load_config(Path("coffer.toml"))) as server:
+        until(lambda: server.services.archive.is_checked)
+        (concern,) = (each for each in json.loads(page(server, "/readyz"))["degraded"] if "as a finding" in each)
+        assert concern.startswith(f"{planted} cannot be read as a finding: mv ")
+        assert job_of(server, IndexJob).concerns() == []
+        assert metric(server, "coffer_index_altered") == 0
+        command = concern.partition("finding: ")[2].partition(" and run")[0]
+        subprocess.run(command, shell=True, check=True)
+        assert not any("finding" in each for each in json.loads(page(server, "/readyz"))["degraded"])
+    Path("/var/tmp/planted in 1.finding").unlink()
     assert told("scrub", "show")["findings"] == []
 
 
