@@ -27,6 +27,8 @@ TESTED = {
     "silence between messages": TIMES,
     "life of an association":
         f"{DIMSE}::test_an_association_that_works_ends_between_two_messages_when_its_life_is_over",
+    "operation under way when what let the peer in ends":
+        "promises/test_a_proof_that_ended.py::test_an_operation_that_does_not_end_is_cut",
     "associations in all": f"{LISTENER}::test_too_many_associations_are_told_so",
     "associations of one address": f"{DIMSE}::test_one_address_has_its_share_of_places",
     "associations of strangers": f"{DIMSE}::test_strangers_leave_the_reserved_places_to_known_peers",

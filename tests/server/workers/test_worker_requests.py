@@ -15,12 +15,15 @@ import pytest
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import CofferError
+from coffer.server.access.principal import Principal, PrincipalKind
+from coffer.server.identity import withdrawal
 from coffer.server.identity.claim import AssociationClaim
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
 from coffer.server.workers.transport import LineClosed
 from tests.server import hostile_worker
 from tests.server.hostile_worker import HONEST, Site, Worker
+from tests.server.tls_site import until
 
 site = hostile_worker.site
 evil = hostile_worker.evil
@@ -169,6 +172,21 @@ def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Worker, mon
     site.check()
     assert not evil.over.is_set()
     monkeypatch.setattr(coordinator, "_STUCK_SECONDS", 0.0)
+    assert evil.over.wait(20)
+    site.check()
+
+
+def test_an_association_that_has_to_end_does_whatever_its_worker_does(
+    site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    line = next(each for each in site.desk._clients if each.ended == evil.over.set)
+    line.withdraw = lambda: told.append("now")
+    line.rights.bind(Principal(PrincipalKind.PEER, "TEST", "TEST", user="anna", until=1))
+    until(lambda: bool(told))
+    site.check()
+    assert not evil.over.is_set()
+    monkeypatch.setattr(withdrawal, "_MOST_SECONDS", 0.0)
     assert evil.over.wait(20)
     site.check()
 
