@@ -155,6 +155,7 @@ class Server:
         self._jobs.start(self._known)
         self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
+        archive.require_users()
         archive.expect_check()
         self._jobs.start(IndexJob(archive, self._metrics, config.storage.scrub_days))
         self._record_users(archive)

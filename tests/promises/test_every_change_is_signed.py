@@ -12,6 +12,8 @@ has to name shares that were split off before.
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -179,6 +181,13 @@ def lost() -> Words:
     return ("recover", "accept-loss", "--to", str(told("recover", "show", code=1)["records"]))
 
 
+def without_users() -> Words:
+    run("users", "add", "anna", "--role", "admin", "--account", pwd.getpwuid(os.geteuid()).pw_name)
+    run("checkpoint", "sign")
+    Path("users.toml").unlink()
+    return ("users", "none", "--yes")
+
+
 def repaired() -> Words:
     damage()
     return ("repair", "--from", "copy")
@@ -194,6 +203,7 @@ ALONE: dict[str, Callable[[], Words]] = {
     "recover from": lambda: recovered("from", "copy"),
     "recover accept-loss": lost,
     "repair": repaired,
+    "users none": without_users,
 }
 CHANGE_NO_KEYRING = {
     "get", "find", "versions", "verify", "recover show", "mark show", "scrub show", "scrub acknowledge",

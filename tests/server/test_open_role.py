@@ -3,6 +3,8 @@
 import hashlib
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from tests.server.dimse.raw_peer import Broken, RawRequestor
 from tests.server.filled import free_port, run
 
 OFFERS = [Offer(1, max(negotiation.FIND), (EXPLICIT_LE,))]
+COFFER = Path(sys.executable).with_name("coffer")
 ACCOUNT = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -111,6 +114,11 @@ def test_a_removed_user_who_comes_back_by_an_old_file_is_in_the_log() -> None:
     run("verify")
 
 
+def beside(*words: str) -> None:
+    """A command that opens the keyring, in a process of its own: the server of this one has it open."""
+    subprocess.run([COFFER, *words], check=True, capture_output=True, timeout=60)
+
+
 def rejected(config: Config, title: str) -> tuple[int, ...]:
     with pytest.raises(Broken) as refused:
         RawRequestor(config.dimse.port, OFFERS, calling=title)
@@ -138,7 +146,7 @@ def test_users_change_beside_a_running_server() -> None:
     config = configured("127.0.0.1")
     with Server(config) as server, RawRequestor(config.dimse.port, OFFERS, calling="ANY") as before:
         assert found(before) == 0
-        run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
+        beside("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
         run("users", "add", "desk", "--role", "clerk", "--ae-title", "DESK", "--address", "127.0.0.1")
         assert found(before) == 0  # nobody has told the server
         run("reload")
