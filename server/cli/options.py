@@ -159,14 +159,14 @@ class Admitted:
         with closing(open_keyring(folder, provider, readonly=True)) as keyring, closing(LogReader(folder)) as reader:
             return missing_users(keyring, reader, self.policy.directory)
 
-    def end_users(self) -> None:
-        """Record that there are no users any more, durable and signed on return. Raises as `change_keys`, whatever the
-        log has of users."""
+    def record_users(self) -> None:
+        """Record the users as their file says now, or that there are none, durable and signed on return. Raises as
+        `change_keys`, whatever the log has of users."""
         from coffer.server.keyops.key_change import changing_keys
-        from coffer.server.mailbox.users_record import record_no_users
+        from coffer.server.mailbox.users_record import record_users
 
         with changing_keys(self.config, heeds_users=False) as archive:
-            record_no_users(archive.keyring)
+            record_users(archive.keyring, archive.policy.directory)
 
     def _recorded(self, archive: WritableArchive) -> WritableArchive:
         _require_users(archive)

@@ -18,15 +18,15 @@ from coffer.keys.crypto import derive
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import events
-from coffer.server.access.users import NOBODY, Directory
+from coffer.server.access.users import Directory
 from coffer.server.mailbox import outbox
 
-__all__ = ["missing_users", "record_no_users", "record_users", "users_gone"]
+__all__ = ["missing_users", "record_users", "users_gone"]
 
 
 def record_users(keyring: Keyring, users: Directory) -> None:
-    """Leave the hash of the list for the log, durable on return: whoever writes the archive appends it. Raises
-    UnavailableError."""
+    """Leave the hash of the list for the log, durable on return: whoever writes the archive appends it. One without
+    users says that the open role is in force from then on. Raises UnavailableError."""
     said = UsersLoaded(
         users_hash=users.sha256 or None,
         users=len(users.users),
@@ -34,11 +34,6 @@ def record_users(keyring: Keyring, users: Directory) -> None:
         treatment_without_consent=users.treatment_without_consent,
     )
     events.leave(keyring, [outbox.enclosed(keyring, Occurrence(said, clock_ms()))])
-
-
-def record_no_users(keyring: Keyring) -> None:
-    """As `record_users`, that there are none any more: the open role is in force from then on."""
-    record_users(keyring, NOBODY)
 
 
 def missing_users(keyring: Keyring, reader: LogReader, users: Directory) -> UsersLoaded | None:

@@ -66,7 +66,6 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("init")
     study_files(tmp_path / "in")
     run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
-    run("checkpoint", "sign")
 
 
 def removed() -> None:
@@ -152,7 +151,6 @@ def test_a_person_may_say_that_there_are_none() -> None:
     with Server(load_config(Path("coffer.toml"))):
         pass
     run("users", "add", "bert", "--role", "admin", "--account", ACCOUNT)
-    run("checkpoint", "sign")
     removed()
     assert GONE in run("find", code=11).stderr
 
@@ -162,6 +160,18 @@ def test_who_may_not_found_the_users_may_not_end_them(monkeypatch: pytest.Monkey
     removed()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert "added by the account that owns archive and key" in run("users", "none", "--yes", code=10).output
+
+
+def test_a_configuration_that_is_written_later_and_looks_elsewhere_does_not_lose_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `coffer.toml` the file is beside the archive, with one beside that."""
+    (tmp_path / "fresh").mkdir()
+    monkeypatch.chdir(tmp_path / "fresh")
+    run("init")
+    run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
+    Path("coffer.toml").write_text('archive = "archive-data"\n')
+    assert GONE in run("find", code=11).stderr
 
 
 def test_an_archive_that_never_had_any_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ def add(chosen: Chosen, /, name: str, **given: Any) -> None:
         raise click.UsageError("Give at least one --role.")
     user = described(User(name=name, roles=frozenset()), given)
     admitted = _admitted(chosen, name)
-    if admitted.policy.directory.is_open:
+    is_first = admitted.policy.directory.is_open
+    if is_first:
         _require_founder(admitted)
         _require_none_gone(admitted)
 
@@ -62,6 +63,8 @@ def add(chosen: Chosen, /, name: str, **given: Any) -> None:
         return _with(stored, (*stored.directory.users, user))
 
     _change(admitted, added)
+    if is_first:  # from now on the archive does not open without them, wherever a configuration looks for the file
+        admitted.record_users()
     _report(chosen, "added", name)
 
 
@@ -146,7 +149,7 @@ def no_users(chosen: Chosen, yes: bool) -> None:
             yes=yes,
             lines=[f"The log has {last.users} users. Without them whoever reaches the archive may do everything."],
         )
-        admitted.end_users()
+        admitted.record_users()
     done = "recorded" if last is not None else "nothing to record"
     if chosen.json:
         output.as_json({"done": done, "open_role": True})
