@@ -9,6 +9,7 @@ from coffer.server.observe.metrics import Metrics
 from coffer.server.tls.gatekeeper import Gatekeeper
 from coffer.server.tls.report import TlsCollector
 from tests.conftest import ROOT
+from tests.server.test_limits_are_counted import ROWS
 
 DIMSE = "server/dimse/test_limits.py"
 TIMES, AFTER = (
@@ -133,6 +134,7 @@ def test_every_word_for_a_limit_is_on_the_page() -> None:
 
 def test_every_row_has_a_test() -> None:
     assert set(TESTED) == {each.what for each in rows()}
+    assert set(ROWS) < set(TESTED)  # tested where their mechanism is, and counted in a whole server
     for test in TESTED.values():
         path, _, name = test.partition("::")
         tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
