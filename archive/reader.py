@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from coffer.archive.format import segment
-from coffer.archive.format.chain import pass_over, read_footer, read_record
+from coffer.archive.format.chain import offsets_of, pass_over, read_footer, read_record
 from coffer.archive.format.entry import OWN_LOG, Position
 from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size
 from coffer.archive.store.folder import ArchiveFolder
@@ -87,6 +87,18 @@ class LogReader:
                     at = behind.offset + record_size(behind.body_len)
                 at = pass_over(source, at, stop, from_seq)
                 yield from self._records(source, number, at, stop, is_sealed=is_sealed)
+
+    def latest(self, kind: int) -> Iterator[tuple[Position, RecordHeader]]:
+        """The records of a kind, the newest first. Headers of others are not checked: what damage hides, `coffer
+        verify` reports. Raises IntegrityError for a damaged one of this kind, UnreadableError."""
+        numbers = segment_numbers(self._segments)
+        for number in reversed(numbers):
+            with reading(f"segment {number}"):
+                source = self._source(number)
+                sealed = self._footer(source, source.size, is_last=number == numbers[-1])
+                stop = sealed[1] if sealed else source.size
+                for at in reversed(offsets_of(source, segment.HEADER.size, stop, kind)):
+                    yield next(self._records(source, number, at, stop, is_sealed=True))
 
     @staticmethod
     def _footer(source: Source, size: int, *, is_last: bool) -> tuple[segment.Footer, int] | None:

@@ -133,6 +133,21 @@ def connections(doors: Doors, source: str, _: random.Random) -> str:
             return "kept for a while"
 
 
+def objects_that_do_not_come(doors: Doors, source: str, chance: random.Random) -> str:
+    """Announce an object, and let its data set drip, or not come at all."""
+    head = command(1, 1, has_data=True, t00000002=CT.encode(), t00001000=b"1.2.3")
+    with _associated(doors, source) as sock:
+        sock.sendall(fragments(_STORE, head, is_command=True))
+        data, drips = fragments(_STORE, bytes(4096), is_command=False), chance.random() < 0.5
+        sock.settimeout(_DRIP_SECONDS)
+        for at in range(0, 24, 4):
+            if drips:
+                sock.sendall(data[at : at + 4])
+            with contextlib.suppress(TimeoutError):
+                return _answer(sock)
+    return "kept for a while"
+
+
 def rejected(doors: Doors, source: str, _: random.Random) -> str:
     """Ask for an association that is rejected."""
     with _connected(doors.dimse, source) as sock:
@@ -288,6 +303,7 @@ ATTACKS: Final = (
     _attack("slow loris, HTTP", slow_http, ["closed"], 100, 4),
     _attack("slow loris, TLS handshake", slow_tls, ["closed"], 100, 4),
     _attack("silent connections, as fast as they can be opened", connections, [_TOO_MANY], 100, 9),
+    _attack("objects that are announced and drip, or do not come", objects_that_do_not_come, ["kept for a while"]),
     _attack("associations that are rejected", rejected, ["A-ASSOCIATE-RJ 1/1/2", _TOO_MANY]),
     _attack("TLS handshakes of noise", tls_handshakes, ["closed"]),
     _attack("requests for /metrics", http_requests, ["429"], addresses=1),

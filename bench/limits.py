@@ -18,6 +18,7 @@ from coffer.server.dimse.protocol.negotiation import Rejection
 from coffer.server.dimse.protocol.status import CANNOT_COUNT
 from coffer.server.dimse.scp import retrieve_plan, session
 from coffer.server.host.rate import BURST_SECONDS
+from coffer.server.identity import withdrawal
 from coffer.server.observe.reached import Abort, Rejected
 from coffer.server.observe.reached import Limit as Reached
 from coffer.server.tls import handshake
@@ -96,6 +97,8 @@ def _of_associations() -> list[Limit]:
               _aborted(Abort.IDLE)),
         Limit("life of an association", f"{d.association_seconds / 3600:g} h", "dimse.association_seconds",
               f"{silent}, between two messages", _aborted(Abort.LIFETIME)),
+        Limit("operation under way when what let the peer in ends", _seconds(withdrawal.WITHDRAWAL_SECONDS), "",
+              f"{silent} between two messages, else cut", _aborted(Abort.WITHDRAWN)),
         Limit("associations in all", f"{d.max_associations}", "dimse.max_associations",
               f"an idle one is ended, else {_rejected(too_many)}",
               f"{_counted(Rejected.IDLE)}, {_counted(too_many.word)}"),

@@ -23,7 +23,7 @@ from typing import Any, Final
 from bench.figures import percentile
 from bench.fill import config_of
 from bench.growth import copied, format_id
-from bench.hostile import Sender
+from bench.sender import Sender
 from bench.served import Served
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider

@@ -3,7 +3,7 @@
     make bench                                       everything, under 15 minutes
     make bench BENCHARGS=--write                     and write bench/RESULTS.md and the table of README.md
     make bench BENCHARGS="--quick --without-peers"   a minute: only checks that it runs
-    make bench BENCHARGS="--only store,hostile"      some parts
+    make bench BENCHARGS="--only store,verify"       some parts
     make bench BENCHARGS="--only keys --write"       the rotation of a million keys, three minutes by itself
 
 The kit that drives the peers is outside the repository, in `bench` of the folder that COFFER_SHARED names (by default
@@ -29,7 +29,6 @@ from bench import kit, verify_bench
 from bench.figures import Figures
 from bench.finding import finding
 from bench.growth import growth
-from bench.hostile import hostile
 from bench.kit import DCMQRSCP, ORTHANC, REAL, ROOT, STORESCP
 from bench.pages import write
 from bench.report import keys_table, targets_table
@@ -38,7 +37,7 @@ from bench.rotating import rotating
 from bench.simulate import simulate
 from bench.verify_bench import Amount
 
-PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "hostile", "verify")
+PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "verify")
 BY_NAME = ("keys",)  # not part of a full run, which would take too long with it
 WITH_PEERS = ("store", "find", "retrieve", "profile")  # parts that need the kit or the corpora that it makes
 LONGEST_SECONDS = 900
@@ -46,7 +45,7 @@ Row = dict[str, Any]
 
 
 class Size(NamedTuple):
-    """How much is measured: instances per C-STORE run, studies, runs, seconds of each hostile stretch."""
+    """How much is measured: instances per C-STORE run, studies, runs, seconds of a stretch beside a rotation."""
 
     images: int
     reports: int
@@ -98,8 +97,6 @@ class Run(NamedTuple):
                 yield from growth(self.data, self.work, size.studies, size.batch, rounds=size.rounds * 4)
             case "simulate":
                 yield from simulate(self.work, size.simulated)
-            case "hostile":
-                yield from hostile(self.work, size.stretch, size.runs)
             case "keys":
                 yield from rotating(self.data, self.work, size.keys, size.stretch * 5)
             case "verify":

@@ -56,7 +56,6 @@ def checks(f: Figures) -> Iterator[Check]:
     yield from _retrieve(f)
     yield from _codec(f)
     yield from _growth(f)
-    yield from _hostile(f)
     yield from _verify(f)
 
 
@@ -184,19 +183,6 @@ def _simulated(f: Figures, cpu_ms: float | None) -> Check:
         work = f"growth by simulation to {stops[-1]:,} studies: the index's file"
         detail = " to ".join(figure(each) for each in (costs[0], costs[-1])) + " µs CPU per object, B-trees alone"
     return Check(work, "% of an object", value, 10, 2, lower_is_better=True, detail=detail)
-
-
-def _hostile(f: Figures) -> Iterator[Check]:
-    names = dict.fromkeys(r["peers"] for r in f.rows if r.get("bench") == "hostile")
-    for name in names or ("hostile peers",):
-        where: dict[str, Any] = {"bench": "hostile", "peers": name}
-        memory = f.highest("memory_kb", **where)
-        yield Check(
-            f"another association's longest wait, beside {name}", "ms above its median",
-            f.highest("extra_ms", **where), 100, None, lower_is_better=True,
-            detail=f"alone {figure(f.highest('alone_ms', **where))} ms at most",
-        )  # fmt: skip
-        yield Check(f"memory of each: {name}", "KB", memory, 1000, None, lower_is_better=True)
 
 
 def _verify(f: Figures) -> Iterator[Check]:

@@ -107,7 +107,8 @@ class _Inflated:
         """Return inflated bytes [start, stop), as many as there are."""
         while len(self._plain) < stop and self._more():
             pass
-        return bytes(self._plain[start:stop])
+        with memoryview(self._plain) as whole:  # a slice of it is no second copy
+            return bytes(whole[start:stop])
 
     def _more(self) -> bool:
         """Inflate one step; False at the end, on damage, or at the limit."""
@@ -132,7 +133,8 @@ class _Inflated:
 
     def end(self) -> int:
         """Inflate to the end, the limit or the first damage, and return the number of bytes."""
-        self.read(0, self._limit + 1)
+        while self._more():
+            pass
         return len(self._plain)
 
 

@@ -47,7 +47,9 @@ class Principal:
     `host` belong to a peer (titles as in the association request), `account` to a person or a service. `certificate` is
     what a peer proved over TLS; None without TLS, or where none was asked for. `user` is the name of the user that a
     door has proved the peer or the client to be; a person's follows from the account. `proof` is what proved it, one of
-    the words of `Proof`, and `subject` that of the token, if it was one.
+    the words of `Proof`, and `subject` that of the token, if it was one, which expires at `until` (seconds since 1970
+    UTC). `standing` is the hash of the user's entry and password that it was proved by
+    (`server.access.users_file.standing`).
     """
 
     kind: PrincipalKind
@@ -60,6 +62,8 @@ class Principal:
     user: str = ""
     proof: Proof | None = None
     subject: str = ""
+    until: int | None = None
+    standing: str = ""
 
     @classmethod
     def peer(

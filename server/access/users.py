@@ -81,8 +81,8 @@ class User:
         return certificate.spki_sha256 in self.certificates or not self.certificates.isdisjoint(named)
 
     def still_is(self, who: Principal) -> bool:
-        """Whether what proved a peer or client, and the title that it calls itself by, are this user's now. A password
-        is not kept beside an association: one that was changed counts for the next."""
+        """Whether what proved a peer or client, and the title that it calls itself by, are this user's now. Passwords
+        are not known here: whoever is let in by one is judged by `server.identity.admission` as well."""
         if who.kind is PrincipalKind.PEER and who.proof is not None and who.ae_title not in self.ae_titles:
             return False
         match who.proof:

@@ -28,7 +28,7 @@ from coffer.server.access.roles import Role
 from coffer.server.access.users import Directory, User
 from coffer.server.config.doors import AeTitle
 
-__all__ = ["StoredUsers", "changed_users", "decode", "encode", "read_users"]
+__all__ = ["StoredUsers", "changed_users", "decode", "encode", "read_users", "standing"]
 
 _WHAT: Final = "file of users"
 _VERSION: Final = 1
@@ -120,6 +120,12 @@ def changed_users(path: Path, change: Callable[[StoredUsers], StoredUsers]) -> S
         decode(wanted)
         durable.replace(path, wanted)
     return read_users(path)
+
+
+def standing(user: User, password: str) -> str:
+    """A hash of everything that the file says of a user, the password's hash included: another one says something else.
+    It reveals neither."""
+    return hashlib.sha256(msgspec.json.encode(_entry(user, password))).hexdigest()
 
 
 def _alone(path: Path) -> lock.ProcessLock:

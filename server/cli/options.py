@@ -19,6 +19,7 @@ from coffer.keys.errors import CofferError, ConfigError
 from coffer.server.cli import output
 
 if TYPE_CHECKING:
+    from coffer.archive.events.users import UsersLoaded
     from coffer.server.access.action import Action, Resource
     from coffer.server.access.decision import Policy
     from coffer.server.access.principal import Principal
@@ -98,15 +99,18 @@ class Admitted:
     principal: Principal
     policy: Policy
 
-    def open_reading(self, *, may_lag: bool = False) -> ReadableArchive:
+    def open_reading(self, *, may_lag: bool = False, heeds_users: bool = True) -> ReadableArchive:
         """The archive, open to read.
 
-        Raises the same errors as `server.engine.opening.open_reading`, and UnavailableError if the index is so far
-        behind the log that results would be incomplete, unless it `may_lag`.
+        Raises the same errors as `server.engine.opening.open_reading`, unless `heeds_users` is False as
+        `ReadableArchive.require_users`, and UnavailableError if the index is so far behind the log that results would
+        be incomplete, unless it `may_lag`.
         """
         from coffer.server.engine.opening import open_reading
 
         archive = open_reading(self.config)
+        if heeds_users:
+            _require_users(archive)
         if not may_lag:
             require_level(archive)
         return archive
@@ -144,7 +148,31 @@ class Admitted:
 
         return self._recorded(open_for_rebuild(self.config))
 
+    def missing_users(self) -> UsersLoaded | None:
+        """As `server.mailbox.users_record.missing_users`, of an archive that need not have an index yet."""
+        from contextlib import closing
+
+        from coffer.archive.reader import LogReader
+        from coffer.archive.store.folder import ArchiveFolder
+        from coffer.server.engine.providers import open_keyring, provider_of
+        from coffer.server.mailbox.users_record import missing_users
+
+        folder = ArchiveFolder.open(self.config.archive)
+        provider = provider_of(self.config.keys, folder.archive_id)
+        with closing(open_keyring(folder, provider, readonly=True)) as keyring, closing(LogReader(folder)) as reader:
+            return missing_users(keyring, reader, self.policy.directory)
+
+    def record_users(self) -> None:
+        """Record the users as their file says now, or that there are none, durable and signed on return. Raises as
+        `change_keys`, whatever the log has of users."""
+        from coffer.server.keyops.key_change import changing_keys
+        from coffer.server.mailbox.users_record import record_users
+
+        with changing_keys(self.config, heeds_users=False) as archive:
+            record_users(archive.keyring, archive.policy.directory)
+
     def _recorded(self, archive: WritableArchive) -> WritableArchive:
+        _require_users(archive)
         try:
             self._record_users(archive)
         except BaseException:
@@ -173,6 +201,15 @@ def admit(config: Config, action: Action, officer: str | None = None, *, resourc
     principal = operator(policy.directory, officer, config.dimse.ae_title)
     policy.require(principal, action, ARCHIVE if resource is None else resource, fulfils=FULFILLED.get(action, ()))
     return Admitted(config, principal, policy)
+
+
+def _require_users(archive: ReadableArchive) -> None:
+    """Close the archive and raise what `ReadableArchive.require_users` raises."""
+    try:
+        archive.require_users()
+    except BaseException:
+        archive.close()
+        raise
 
 
 def require_level(archive: ReadableArchive) -> None:

@@ -36,7 +36,7 @@ def serve(chosen: Chosen, insecure_open_role: bool) -> None:
     with Signals() as signals:
         try:
             with signals.interrupting():
-                from coffer.server.main.service import serve as run
+                from coffer.server.main.running import serve as run
 
                 config = chosen.existing(Action.SERVE).config
         except EndOrdered:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from coffer.keys.errors import ConfigError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
@@ -33,7 +34,8 @@ server has them in memory. "conflicts" are versions of instances that are not se
 version is kept. "in no study" are objects without a Study Instance UID, which coffer find does not show; --list names
 the first 1,000. "contradictions" are studies and series whose objects disagree about their attributes. "writing" is
 shown where nothing is stored, as after a roll-back, or because a running server stopped storing, "signing" where a
-running server could not sign its last checkpoint: with the cause, and the remedy."""
+running server could not sign its last checkpoint: with the cause, and the remedy. "users" says so where the log has
+users and their file is gone: then this command still works, and others do not."""
 )
 @click.option(
     "--list", "listed", is_flag=True, help="Name the conflicts and the objects that are in no study or not indexed."
@@ -53,20 +55,19 @@ def status(chosen: Chosen, listed: bool) -> None:
     from coffer.server.maintenance.acknowledged import findings_of
     from coffer.server.maintenance.refusal import refusal_of
 
-    with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
-        stats = archive.stats()
+    with chosen.existing(Action.INSPECT).open_reading(may_lag=True, heeds_users=False) as archive:
+        stats, users = archive.stats(), _users(archive)
         path, key, memory = archive.config.archive, provider_location(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
         waiting = len(findings_of(archive).open_entries())
         short = None if archive.shortfall is None else f"{archive.shortfall}: {archive.shortfall.hint()}"
-        doubt = trust(archive.keyring, archive.last_record_ms).concern()
-        kept, foreign = archive.contradictions(), [finding.what for finding in planted(archive.folder)]
+        doubt, kept = trust(archive.keyring, archive.last_record_ms).concern(), archive.contradictions()
+        foreign, degraded = [finding.what for finding in planted(archive.folder)], _degraded(archive)
         refusal, unsigned = refusal_of(archive) or objection(path, "store"), objection(path, "sign")
-        degraded = _degraded(archive)
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting,
-                 "index_contradictions": kept, "codec": "numpy" if why_pure() else "compiled"}  # fmt: skip
+                 "index_contradictions": kept, "codec": "numpy" if why_pure() else "compiled", **users}  # fmt: skip
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
         shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
         troubles = {"clock": doubt or None, "refused": _told(refusal), "unsigned": _told(unsigned)}
@@ -77,6 +78,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "archive": str(path),
             **({"writing": f"refused: {refusal}; {refusal.hint()}"} if refusal else {}),
             **({"signing": f"no checkpoint is signed: {unsigned}; {unsigned.hint()}"} if unsigned else {}),
+            "users": users["users_gone"] or _counted(users["users"]),
             "key": key,
             "studies": f"{stats.studies:,}",
             "series": f"{stats.series:,}",
@@ -105,6 +107,20 @@ def status(chosen: Chosen, listed: bool) -> None:
 
 def _told(error: CofferError | None) -> dict[str, str] | None:
     return None if error is None else {"cause": str(error), "remedy": error.hint()}
+
+
+def _users(archive: ReadableArchive) -> dict[str, Any]:
+    """How many users there are, and what is wrong if the list was taken away."""
+    gone = None
+    try:
+        archive.require_users()
+    except ConfigError as error:
+        gone = f"{error}: {error.hint()}"
+    return {"users": len(archive.policy.directory.users), "users_gone": gone}
+
+
+def _counted(users: int) -> str:
+    return f"{users}" if users else "none: the open role is in force"
 
 
 def _degraded(archive: ReadableArchive) -> list[str]:

@@ -48,7 +48,8 @@ _NAMES: Final = {
 
 
 class Acceptor:
-    """Serves one connection. `serve` runs in the connection's own thread; `abort` may be called from another."""
+    """Serves one connection. `serve` runs in the connection's own thread; `abort`, `withdraw` and `end_overdue` may
+    be called from another."""
 
     def __init__(  # noqa: PLR0917  # what an association needs
         self,
@@ -74,6 +75,8 @@ class Acceptor:
         self._gate = gate
         self._rates = rates
         self._over = threading.Event()  # set by `abort`
+        self._ended_for = Abort.ORDERED
+        self._ends_at: float | None = None  # set by `withdraw`
         self._is_established = False
         self.is_used = False  # whether the peer has sent any request
         self.idle_since: float | None = time.monotonic()  # None during an operation
@@ -106,7 +109,7 @@ class Acceptor:
             gracefully = True
         except ConnectionClosed as error:
             if self._over.is_set():
-                self._observer.aborted(Abort.ORDERED)
+                self._observer.aborted(self._ended_for)
             _log.info("association lost", name="association.lost", cause=str(error), host=self._host)
         except Exception:
             self._observer.aborted(Abort.INTERNAL)
@@ -127,6 +130,20 @@ class Acceptor:
         if self._is_established:
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
         self._connection.cut()
+
+    def withdraw(self, seconds: float) -> None:
+        """End the association, whose peer would not be let in any more: now, or after the operation under way if that
+        ends within `seconds`; `end_overdue` does the rest."""
+        self._ended_for, self._ends_at = Abort.WITHDRAWN, time.monotonic() + seconds
+        if self.is_idle:
+            self.abort()
+
+    def end_overdue(self) -> None:
+        """Cut the connection if the operation under way has taken longer than `withdraw` gave it: a PDU may be half
+        sent, so none can follow."""
+        if self._ends_at is not None and time.monotonic() > self._ends_at:
+            self._over.set()
+            self._connection.cut()
 
     def _read_request(self) -> AssociationRequest:
         try:
@@ -205,6 +222,8 @@ class Acceptor:
     def _next_command(self, channel: Channel, until: float) -> tuple[Context, Command]:
         """The next message's command set, before the association's life is over at `until` (monotonic, s)."""
         idle, left = self._config.dimse.idle_seconds, until - time.monotonic()
+        if self._ends_at is not None:  # since `withdraw` looked whether an operation was under way
+            raise PeerSilent("what let the peer in does so no longer", Abort.WITHDRAWN)
         try:
             if left > 0:
                 return channel.read_command(min(idle, left))

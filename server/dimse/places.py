@@ -37,6 +37,7 @@ class AssociationPlace:
     is_stranger: bool = False
     certificate: PeerCertificate | None = None
     is_encrypted: bool = False  # whether nobody on the way can read the connection
+    is_withdrawn: bool = False  # whether what let the peer in does so no longer
 
 
 class AssociationPlaces:

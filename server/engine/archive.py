@@ -23,6 +23,7 @@ from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.recorded import NO_KEY, Occurrence, Recorded
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
@@ -50,7 +51,7 @@ from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rollback import Missed, report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
-from coffer.server.mailbox import outbox, writer_process
+from coffer.server.mailbox import outbox, users_record, writer_process
 from coffer.server.observe.logs import get_logger
 
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
@@ -117,6 +118,15 @@ class ReadableArchive:
     def close(self) -> None:
         """Close everything; an archive that was written first flushes the index and signs a checkpoint."""
         self._opened.close()
+
+    def missing_users(self) -> UsersLoaded | None:
+        """As `server.mailbox.users_record.missing_users`, of this archive."""
+        return users_record.missing_users(self.keyring, self.reader, self.policy.directory)
+
+    def require_users(self) -> None:
+        """Raise ConfigError where the list of users was taken away; whoever opens an archive for somebody asks this."""
+        if (last := self.missing_users()) is not None:
+            raise users_record.users_gone(last, self.config.access.users)
 
     def require_level(self) -> None:
         """Bring the index up to date with the log. Raises UnavailableError if it still lacks records.

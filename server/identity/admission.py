@@ -7,7 +7,7 @@ if the connection is encrypted. Failures are counted by user and by address, and
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
@@ -17,11 +17,11 @@ from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal, Proof
 from coffer.server.access.users import User
-from coffer.server.access.users_file import StoredUsers
-from coffer.server.identity.claim import AssociationClaim, IdentityType, Refusal, UserIdentity
+from coffer.server.access.users_file import StoredUsers, standing
+from coffer.server.identity.claim import AssociationClaim, IdentityType, Refusal, UserIdentity, Withdrawal
 from coffer.server.identity.passwords import is_right
 from coffer.server.identity.throttle import Throttle
-from coffer.server.identity.tokens import Tokens
+from coffer.server.identity.tokens import Proved, Tokens
 from coffer.server.observe.logs import get_logger
 
 __all__ = ["Admission", "Connected"]
@@ -42,22 +42,23 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A user, and what proved it."""
+    """A user, the hash of its password, and what proved it."""
 
     user: User
+    password: str = field(repr=False)
     proof: Proof
-    subject: str = ""
-
-    @classmethod
-    def of(cls, user: User | None, proof: Proof, subject: str = "") -> "_Found | None":
-        """The same for a user that may not have been found."""
-        return None if user is None else cls(user, proof, subject)
+    token: Proved | None = None
 
     def as_user(self, who: Principal) -> Principal:
         """The principal who was proved so."""
-        return replace(
-            who, name=who.name or self.user.name, user=self.user.name, proof=self.proof, subject=self.subject
+        proved = replace(
+            who,
+            name=who.name or self.user.name,
+            user=self.user.name,
+            proof=self.proof,
+            standing=standing(self.user, self.password),
         )
+        return proved if self.token is None else replace(proved, subject=self.token.subject, until=self.token.until)
 
 
 def _origin(host: str) -> str:
@@ -94,6 +95,9 @@ class Admission:
         """Judge by these from now on; failures that were counted go on counting."""
         self._users = stored.directory
         self._passwords = stored.passwords
+        self._standings = {
+            user.name.casefold(): standing(user, stored.passwords.get(user.name, "")) for user in stored.directory.users
+        }
         self._policy = policy
         self._tokens = tokens
 
@@ -121,6 +125,18 @@ class Admission:
         except AccessDeniedError:  # it is logged
             return Refusal.CALLING_AE
         return peer
+
+    def withdrawn(self, who: Principal) -> Withdrawal | None:
+        """Why somebody who was let in as `who` would not be let in so again, by the users and the time as they are now;
+        None if nothing has changed."""
+        if not who.user:
+            return None if self._users.is_open else Withdrawal.GONE
+        if who.until is not None and who.until <= self._clock():
+            return Withdrawal.EXPIRED
+        now = self._standings.get(who.user.casefold())
+        if now is None:
+            return Withdrawal.GONE
+        return None if now == who.standing else Withdrawal.CHANGED
 
     def may_monitor(self, authorization: str, by: Connected) -> bool | None:
         """Whether whoever sends this `Authorization` header over this connection may see reasons and metrics; None if
@@ -150,12 +166,12 @@ class Admission:
             return found if found is None or holder is None or holder.user == found.user else None
         if by.certificate is not None:
             return self._by_certificate(by)
-        return _Found.of(self._users.at(claim.calling_ae, by.host), Proof.ADDRESS)
+        return self._found(self._users.at(claim.calling_ae, by.host), Proof.ADDRESS)
 
     def _by_certificate(self, by: Connected) -> "_Found | None":
         if by.certificate is None:
             return None
-        return _Found.of(self._users.with_certificate(by.certificate), Proof.CERTIFICATE)
+        return self._found(self._users.with_certificate(by.certificate), Proof.CERTIFICATE)
 
     def _by_identity(self, identity: UserIdentity, by: Connected) -> "_Found | None":
         if not by.is_encrypted:
@@ -172,21 +188,27 @@ class Admission:
         counted = f"user {name.casefold()[:64]}", _origin(by.host)
         if self._throttle.waits(counted):
             return None
-        if not is_right(identity.secondary, self._passwords.get(user.name) if user else None):
+        password = self._passwords.get(user.name) if user else None
+        is_proved = is_right(identity.secondary, password)  # asked for nobody's too, which takes as long
+        if user is None or password is None or not is_proved:
             self._failed(*counted)
             return None
         self._throttle.succeeded(counted[0])
-        return _Found.of(user, Proof.PASSWORD)
+        return _Found(user, password, Proof.PASSWORD)
 
     def _by_token(self, token: bytes, by: Connected) -> "_Found | None":
         counted = _origin(by.host)
         if self._tokens is None or self._throttle.waits((counted,)):
             return None
-        subject = self._tokens.subject(token, int(self._clock()), by.certificate)
-        user = None if subject is None else self._users.with_subject(subject)
-        if user is None:
+        proved = self._tokens.proved(token, int(self._clock()), by.certificate)
+        found = None if proved is None else self._found(self._users.with_subject(proved.subject), Proof.TOKEN, proved)
+        if found is None:
             self._failed(counted)
-        return _Found.of(user, Proof.TOKEN, subject or "")
+        return found
+
+    def _found(self, user: User | None, proof: Proof, token: Proved | None = None) -> "_Found | None":
+        """A user that may not have been found."""
+        return None if user is None else _Found(user, self._passwords.get(user.name, ""), proof, token)
 
     def _failed(self, *names: str) -> None:
         self._throttle.failed(names)

@@ -6,7 +6,7 @@ Rule: pure values. Passcodes and tokens are in no representation of them, so tha
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-__all__ = ["AssociationClaim", "IdentityType", "Refusal", "UserIdentity"]
+__all__ = ["AssociationClaim", "IdentityType", "Refusal", "UserIdentity", "Withdrawal"]
 
 
 class IdentityType(IntEnum):
@@ -22,6 +22,14 @@ class Refusal(StrEnum):
 
     CALLING_AE = "calling-ae"
     IDENTITY = "user-identity"
+
+
+class Withdrawal(StrEnum):
+    """Why what let somebody in does so no longer; the values appear in the server's log."""
+
+    EXPIRED = "token-expired"
+    CHANGED = "user-changed"
+    GONE = "no-user"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from coffer.keys.errors import ConfigError
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.config.settings import Config
 
-__all__ = ["Tokens", "read_tokens"]
+__all__ = ["Proved", "Tokens", "read_tokens"]
 
 _ALGORITHMS: Final = ["ES256", "Ed25519", "EdDSA", "PS256", "RS256"]
 _HEADER: Final = {"alg", "kid", "typ"}
@@ -29,6 +29,14 @@ _TYPES: Final = {"jwt", "at+jwt", "application/at+jwt"}  # RFC 7519 5.1, RFC 906
 _MOST_BYTES: Final = 1 << 20
 _LONGEST_TOKEN: Final = 16 << 10
 _REMEDY: Final = "put the issuer's public keys there, as it publishes them (jwks_uri)"
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """The subject that a token proves, and until when (seconds since 1970 UTC)."""
+
+    subject: str
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +48,9 @@ class Tokens:
     audience: str
     longest_seconds: int
 
-    def subject(self, token: bytes, now: int, certificate: PeerCertificate | None = None) -> str | None:
-        """The subject that a token proves at `now` (seconds since 1970 UTC) over a connection that proved
-        `certificate`; None if it proves nothing.
+    def proved(self, token: bytes, now: int, certificate: PeerCertificate | None = None) -> Proved | None:
+        """What a token proves at `now` (seconds since 1970 UTC) over a connection that proved `certificate`; None if
+        that is nothing.
 
         It lives for `longest_seconds` at most, and may be used again meanwhile. One that is bound to a certificate
         (RFC 8705 3.1) proves nothing without it.
@@ -65,7 +73,7 @@ class Tokens:
         begun = found.claims.get("iat", now)
         is_short = isinstance(expires, int) and max(expires - now, expires - begun) <= self.longest_seconds
         is_bearers = _is_bound_to(found.claims.get("cnf"), certificate)
-        return subject if is_short and is_bearers and isinstance(subject, str) and subject else None
+        return Proved(subject, expires) if is_short and is_bearers and isinstance(subject, str) and subject else None
 
 
 def read_tokens(config: Config) -> Tokens | None:

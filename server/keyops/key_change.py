@@ -28,16 +28,20 @@ _TRIES: Final = 10  # writers that come and go between two looks
 
 
 @contextmanager
-def changing_keys(config: Config, provider: KekProvider | None = None) -> Iterator[KeyAdminArchive]:
+def changing_keys(
+    config: Config, provider: KekProvider | None = None, *, heeds_users: bool = True
+) -> Iterator[KeyAdminArchive]:
     """The archive open to change its keys while the block runs; what the block changed is signed on return.
 
     `provider` opens the keyring instead of those that the configuration names. Raises as `open_for_keys` before the
-    block. After it, raises HistoryError where the keyring was put back to an earlier state: what the block changed is
-    then gone again; and UnavailableError where the change is durable in the keyring and cannot be signed now: the
-    message says so, and `coffer checkpoint sign`, or any next writer, completes it. If the block raises, what it had
-    changed is signed as far as that is possible.
+    block, and unless `heeds_users` is False as `ReadableArchive.require_users`. After it, raises HistoryError where the
+    keyring was put back to an earlier state: what the block changed is then gone again; and UnavailableError where the
+    change is durable in the keyring and cannot be signed now: the message says so, and `coffer checkpoint sign`, or any
+    next writer, completes it. If the block raises, what it had changed is signed as far as that is possible.
     """
     with open_for_keys(config, provider) as archive:
+        if heeds_users:
+            archive.require_users()
         before = archive.keyring.state()
         try:
             yield archive

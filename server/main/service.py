@@ -6,7 +6,6 @@ before the archive is closed. It interprets no message and does no work of its o
 
 import os
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -33,7 +32,6 @@ from coffer.server.host.control import ControlSocket
 from coffer.server.host.job import Jobs
 from coffer.server.host.orders import Orders
 from coffer.server.host.service_manager import NOBODY, ServiceManager
-from coffer.server.host.signals import EndOrdered, Signals
 from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.tokens import read_tokens
 from coffer.server.keyops.epoch_job import EpochJob
@@ -57,7 +55,7 @@ from coffer.server.tls.report import concerns as tls_concerns
 from coffer.server.web.http import HttpServer, application
 from coffer.server.workers.supervisor import Workers
 
-__all__ = ["Server", "serve"]
+__all__ = ["Server"]
 
 _log = logs.get_logger()
 
@@ -130,7 +128,7 @@ class Server:
         self.close()
 
     def _start(self) -> None:
-        config, last_first = self._config, self._last_first
+        config = self._config
         # Before a port is found in use: two servers of one archive mostly have one configuration, too.
         require_free(ArchiveFolder.open(config.archive).lock)
         self._look_at_users()
@@ -138,6 +136,34 @@ class Server:
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
         self._look_at_codec()
+        self._listen_early()
+        _log.info("the archive is being opened", name="server.opening", archive=str(config.archive))
+        self._manager.status("opening the archive")
+        self._workers.launch()
+        archive = open_for_service(config, self._metrics, self._wait_for_keys)
+        self._services = services = WriterServices.of(archive)
+        self._state = "starting"
+        for what in planted.concerns(archive.folder):
+            _log.warning(
+                "the archive folder contains something that is not Coffer's", name="archive.foreign_found", cause=what
+            )
+        self._begin(archive, services)
+        keep_objects()
+        self._state = ""
+        self._manager.ready()
+        self._tell_status()
+        _log.info(
+            "serving",
+            name="server.serving",
+            ae_title=config.dimse.ae_title,
+            host=config.dimse.host,
+            port=config.dimse.port,
+            tls_port=config.dimse.tls_port,
+        )
+
+    def _listen_early(self) -> None:
+        """What answers while the archive is opened; and in which order all is closed."""
+        config, last_first = self._config, self._last_first
         last_first.callback(self._http.stop)
         if self._keeper is not None:
             last_first.callback(self._keeper.stop)
@@ -152,19 +178,14 @@ class Server:
             self._keeper.listen()
             self._keeper.start()
             self._jobs.need(self._keeper.watched)
-        _log.info("the archive is being opened", name="server.opening", archive=str(config.archive))
-        self._manager.status("opening the archive")
-        self._workers.launch()
-        archive = open_for_service(config, self._metrics, self._wait_for_keys)
-        self._services = services = WriterServices.of(archive)
-        self._state = "starting"
-        for what in planted.concerns(archive.folder):
-            _log.warning(
-                "the archive folder contains something that is not Coffer's", name="archive.foreign_found", cause=what
-            )
+
+    def _begin(self, archive: WritableArchive, services: WriterServices) -> None:
+        """Start the jobs, and between them open the doors, each as soon as what it needs is there."""
+        config = self._config
         self._jobs.start(self._known)
         self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
+        archive.require_users()
         archive.expect_check()
         self._jobs.start(IndexJob(archive, self._metrics, config.storage.scrub_days))
         self._record_users(archive)
@@ -178,18 +199,6 @@ class Server:
         self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.last_record_ms))
         self._settlement = SettlementJob(archive)
         self._jobs.start(self._settlement)
-        keep_objects()
-        self._state = ""
-        self._manager.ready()
-        self._tell_status()
-        _log.info(
-            "serving",
-            name="server.serving",
-            ae_title=config.dimse.ae_title,
-            host=config.dimse.host,
-            port=config.dimse.port,
-            tls_port=config.dimse.tls_port,
-        )
 
     def _look_at_codec(self) -> None:
         slow = why_pure()
@@ -375,30 +384,3 @@ class Server:
             services, self._services = self._services, None
             services.archive.close()
             _log.info("stopped", name="server.stopped")
-
-
-def serve(config: Config, signals: Signals, *, insecure_open_role: bool = False) -> None:
-    """Serve until SIGTERM or Ctrl-C, which may also come while the archive is opened; it is closed on return.
-    `insecure_open_role` as in `Server`.
-
-    Raises the same errors as `Server.open`, and ServiceError.
-    """
-    logs.configure(config.log)
-    logs.run_in_background()
-    run(Server(config, insecure_open_role=insecure_open_role, manager=ServiceManager.of()), Server.wait, signals)
-
-
-def run(server: Server, work: Callable[[Server], None], signals: Signals) -> None:
-    """Open a server, do `work` with it and close it; no signal cuts this short. Raises the same errors as `serve`.
-
-    The first signal to end that arrives while it is being opened stops that at once, which is as safe as a power cut.
-    """
-    signals.notify(server.stop, server.report_ignored)
-    try:
-        with signals.interrupting():
-            server.open()
-        work(server)
-    except EndOrdered:
-        _log.info("stopped by a signal while opening", name="server.opening_stopped")
-    finally:
-        server.close()

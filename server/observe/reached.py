@@ -36,6 +36,7 @@ class Abort(StrEnum):
     IDENTIFIER_LENGTH = "identifier-length"
     PROTOCOL = "protocol"  # any other violation of PS3.7 or PS3.8
     ORDERED = "ordered"  # another association needs the place, or the server stops
+    WITHDRAWN = "withdrawn"  # what let the peer in does so no longer
     INTERNAL = "internal"
 
 

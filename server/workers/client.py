@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from coffer.keys.memory.secret import Secret
+from coffer.server.access.principal import Principal
 from coffer.server.identity.admission import Connected
 from coffer.server.identity.identification import Identification
 from coffer.server.workers.checks import MAX_REQUEST_BYTES, BrokenRule
@@ -36,12 +37,17 @@ class Client:
         sock: socket.socket,
         by: Connected,
         ended: Callable[[], None],
+        withdraw: Callable[[], None] = lambda: None,
     ) -> None:
+        """`ended` is called once, when the line is closed; `withdraw` when its association has to end, and returns at
+        once."""
         sock.setblocking(False)
         self.wire = Wire(sock, most_bytes=MAX_REQUEST_BYTES)
         self.by = by
         self.host = by.host
         self.ended = ended
+        self.withdraw = withdraw
+        self.withdrawn_at: float | None = None  # monotonic, in seconds: when it was
         self.rights = Rights()
         self.search: Search | None = None
         self.identification: Identification | None = None
@@ -52,6 +58,11 @@ class Client:
         self._beside: int | None = None  # the pipe with a key that belongs to the answer
         self._map: mmap.mmap | None = None
         self._strays = 0
+
+    @property
+    def caller(self) -> Principal | None:
+        """Who was let in; None before anybody was."""
+        return self.rights.bound
 
     # Messages
 

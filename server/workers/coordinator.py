@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Final
 
@@ -29,6 +30,7 @@ from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Admission, Connected
 from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.identity.identification import Identification
+from coffer.server.identity.withdrawal import Withdrawals
 from coffer.server.observe.logs import get_logger
 from coffer.server.observe.reached import Limit
 from coffer.server.services.bundle import WriterServices
@@ -38,18 +40,8 @@ from coffer.server.workers.checks import BrokenRule, Now, require_sound
 from coffer.server.workers.client import Client
 from coffer.server.workers.messages import (
     Commit,
-    Done,
-    Find,
-    Identified,
-    Identify,
-    Key,
     KeyOf,
-    More,
     ObserverCall,
-    Plan,
-    Renew,
-    Renewed,
-    Stop,
     StudyKeyFor,
 )
 from coffer.server.workers.searches import Searches
@@ -57,10 +49,13 @@ from coffer.server.workers.transport import LineClosed
 
 _log = get_logger()
 
-_MOST_AT_ONCE: Final = 64  # messages of one line before the next line's turn
 _STUCK_SECONDS: Final = 30.0  # how long a worker may leave an answer unread
+_MOST_AT_ONCE: Final = 64  # messages of one line before the next line's turn
 _LOOK_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 5.0  # how long a worker may use a key without asking whether it still may
+
+
+Act = Callable[[], None]
 
 
 class Coordinator:
@@ -83,6 +78,7 @@ class Coordinator:
         self._batch = Batch()
         metrics = services.archive.metrics
         self._searches = Searches(services, self._deliver, lambda: metrics.limited(Limit.QUERY_TURN))
+        self._withdrawals = Withdrawals(admission)
         self._stopping = threading.Event()
         self.watched = Watched("committing what is received", self._serve, self._stopping)
 
@@ -91,13 +87,13 @@ class Coordinator:
         self._searches.start()
         self.watched.start()
 
-    def add(self, ended: Callable[[], None], by: Connected) -> socket.socket:
+    def add(self, ended: Act, by: Connected, withdraw: Act = lambda: None) -> socket.socket:
         """Open a line for an association of this connection; returns the worker's end, to be sent to it.
 
-        `ended` is called once when that end is closed. Raises OSError if there are no descriptors left.
+        `ended` and `withdraw` as `Client` has them. Raises OSError if there are no descriptors left.
         """
         ours, theirs = socket.socketpair()
-        self._fresh.put(Client(ours, by, ended))
+        self._fresh.put(Client(ours, by, ended, withdraw))
         self._wake()
         return theirs
 
@@ -229,13 +225,16 @@ class Coordinator:
 
     def _end_stuck(self) -> None:
         now = time.monotonic()
-        for client in [one for one in self._clients if one.stuck_since is not None]:
+        for client in list(self._clients):
             if client.stuck_since is not None and now - client.stuck_since > _STUCK_SECONDS:
                 _log.error(
                     "a worker does not read its answers: its line is closed", name="line.stalled", host=client.host
                 )
                 self._archive.metrics.limited(Limit.WORKER_ANSWER)
                 self._end(client)
+        for client in self._withdrawals.look(self._clients):
+            self._archive.metrics.limited(Limit.WORKER_RULE)
+            self._end(client)
 
     # Requests
 
@@ -246,7 +245,7 @@ class Coordinator:
                 client.rights.require_same(sealed.source_ae)
                 client.rights.require_shown(self._part_of(sealed))
                 self._put_if_permitted(client, request)
-            case Identify(claim):
+            case messages.Identify(claim):
                 client.rights.claim()
                 self._identify(client, claim)
             case StudyKeyFor(part):
@@ -257,15 +256,15 @@ class Coordinator:
                 client.rights.require_returned(key_id)
                 caller = client.rights.caller
                 self._give(client, lambda: self._key_to_read(key_id, caller))
-            case Renew(key_id):
+            case messages.Renew(key_id):
                 client.rights.require_given(key_id)
                 self._reply(client, lambda: self._renewed(key_id))
             case ObserverCall():
                 client.rights.observe(request)
                 request.make(self._archive.metrics)
-            case Find() | Plan() | More():
+            case messages.Find() | messages.Plan() | messages.More():
                 self._searches.ask(client, request)
-            case Stop():
+            case messages.Stop():
                 self._searches.drop(client)
             case _:
                 raise BrokenRule("it sent something that is not a request")
@@ -287,9 +286,9 @@ class Coordinator:
         if found is None:
             return None
         if isinstance(found, Refusal):
-            return messages.encode(Identified(None, found))
+            return messages.encode(messages.Identified(None, found))
         client.rights.bind(found)
-        return messages.encode(Identified(found))
+        return messages.encode(messages.Identified(replace(found, standing="")))  # of no use to a worker
 
     def _study_key(self, part: PartId, caller: Principal) -> StudyKey:
         self._archive.policy.require(caller, Action.STORE, fulfils=FULFILLED[Action.STORE])
@@ -310,9 +309,9 @@ class Coordinator:
             return
         self._put(client, commit)
 
-    def _renewed(self, key_id: bytes) -> Renewed:
+    def _renewed(self, key_id: bytes) -> messages.Renewed:
         self._archive.keyring.study(key_id)  # raises if it was taken away
-        return Renewed(LEASE_SECONDS)
+        return messages.Renewed(LEASE_SECONDS)
 
     def _reply(self, client: Client, answer: Callable[[], messages.Reply]) -> None:
         try:
@@ -328,7 +327,7 @@ class Coordinator:
             client.answer(messages.encode(messages.failed(error)), time.monotonic())
         else:
             client.rights.give(key.key_id)
-            client.answer(messages.encode(Key(key.key_id, LEASE_SECONDS)), time.monotonic(), key.dek)
+            client.answer(messages.encode(messages.Key(key.key_id, LEASE_SECONDS)), time.monotonic(), key.dek)
 
     def _send_found(self) -> None:
         """Send the parts that searches have found meanwhile."""
@@ -395,6 +394,6 @@ class Coordinator:
         else:
             for client, parcel in part:
                 client.rights.stored(self._part_of(parcel.sealed))
-            replies = [messages.encode(Done(result)) for result in results]
+            replies = [messages.encode(messages.Done(result)) for result in results]
         for (client, _), reply in zip(part, replies, strict=True):
             self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]

@@ -63,6 +63,14 @@ class End(_Message, frozen=True):
     number: int
 
 
+class Withdraw(_Message, frozen=True):
+    """End the association with this number, because what let its peer in does so no longer: now, or after the operation
+    under way, which has so many seconds."""
+
+    number: int
+    seconds: float
+
+
 class Quit(_Message, frozen=True):
     """Let running operations finish, for at most this many seconds, then exit."""
 
@@ -272,7 +280,7 @@ class Failed(_Message, frozen=True):
     offending: tuple[int, ...]
 
 
-Order = Setup | Users | Serve | End | Quit
+Order = Setup | Users | Serve | End | Withdraw | Quit
 Request = (
     Identify | StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
     | AssociationOpened | AssociationClosed | Rejected | Aborted | Limited | Answered | Sent

@@ -49,6 +49,11 @@ class Rights:
         self._caller = caller
 
     @property
+    def bound(self) -> Principal | None:
+        """Who calls; None before anybody was let in."""
+        return self._caller
+
+    @property
     def caller(self) -> Principal:
         """Who calls. Raises BrokenRule where nobody was let in."""
         if self._caller is None:

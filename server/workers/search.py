@@ -73,7 +73,8 @@ class Search:
         try:
             is_last = self._search(time.monotonic() + seconds)
         except CofferError as error:
-            self._error, is_last = error, False
+            # Its frames lead back to this search: the request would stay until the garbage collector comes, rarely.
+            self._error, is_last = error.with_traceback(None), False
         except Exception:  # noqa: BLE001  # the worker must not wait forever
             _log.exception("a query ended with an internal error", name="query.failed")
             self._answer(self, None)

@@ -26,11 +26,12 @@ from coffer.server.host.headroom import CongestedError
 from coffer.server.host.sockets import is_readable, is_writable
 from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Admission, Connected
+from coffer.server.identity.withdrawal import WITHDRAWAL_SECONDS
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.coordinator import Coordinator
-from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup, Users
+from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup, Users, Withdraw
 from coffer.server.workers.transport import LineClosed, Wire
 
 _log = get_logger()
@@ -146,8 +147,12 @@ class Workers:
                 worker.places.pop(place.number, None)
             ended()
 
+        def withdraw() -> None:
+            place.is_withdrawn = True
+
         try:
-            line = self._coordinator.add(over, Connected(place.host, place.certificate, place.is_encrypted))
+            by = Connected(place.host, place.certificate, place.is_encrypted)
+            line = self._coordinator.add(over, by, withdraw)
         except BaseException:
             with self._lock:
                 worker.places.pop(place.number, None)
@@ -276,6 +281,7 @@ class Workers:
                     os.close(fd)
                 while (message := worker.control.next()) is not None:
                     self._take(worker, messages.decode_pulse(message))
+                self._withdraw(worker)
             except (LineClosed, msgspec.MsgspecError):
                 return
         _log.error("a worker process hangs and is ended", name="worker.hung")
@@ -290,6 +296,16 @@ class Workers:
             for number, place in worker.places.items():
                 seconds, place.is_used = idle.get(number, (None, place.is_used))
                 place.idle_since = None if seconds is None else now - seconds
+
+    def _withdraw(self, worker: _WorkerProcess) -> None:
+        """Tell a worker which associations have to end; by the thread that listens to it, at each pulse."""
+        with self._lock:
+            withdrawn = [place for place in worker.places.values() if place.is_withdrawn]
+        for place in withdrawn:
+            if _takes_more(worker):
+                place.is_withdrawn = False
+                with worker.lock, contextlib.suppress(LineClosed):
+                    worker.control.send(messages.encode(Withdraw(place.number, WITHDRAWAL_SECONDS)))
 
     def _remove(self, number: int, worker: _WorkerProcess) -> None:
         with self._lock:

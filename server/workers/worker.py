@@ -54,6 +54,7 @@ from coffer.server.workers.messages import (
     Serve,
     Setup,
     Users,
+    Withdraw,
 )
 from coffer.server.workers.proxy import Line, RemoteServices
 from coffer.server.workers.transport import LineClosed, Wire
@@ -163,6 +164,12 @@ class Worker:
         if acceptor is not None and acceptor.is_idle:
             acceptor.abort()
 
+    def withdraw(self, number: int, seconds: float) -> None:
+        """End an association at once, or after the operation under way, which has so many seconds."""
+        acceptor = self._acceptors.get(number)
+        if acceptor is not None:
+            acceptor.withdraw(seconds)
+
     def pulse(self, control: Wire) -> None:
         """Start the thread that reports twice a second on this process: without it the process counts as hung."""
         Watched("the pulse of a worker process", lambda: self._pulse(control), self._quitting).start()
@@ -172,6 +179,7 @@ class Worker:
             self._drop_keys()
             now, idle = time.monotonic(), []
             for number, acceptor in list(self._acceptors.items()):
+                acceptor.end_overdue()
                 since = acceptor.idle_since
                 if since is not None and now - since >= _IDLE_SECONDS:
                     idle.append((number, now - since, acceptor.is_used))
@@ -211,6 +219,8 @@ def run(control: Wire) -> None:
                 worker.serve(order, control.take_fds())
             case End(number) if worker is not None:
                 worker.end(number)
+            case Withdraw(number, seconds) if worker is not None:
+                worker.withdraw(number, seconds)
             case Quit(grace_seconds):
                 if worker is not None:
                     worker.quit(grace_seconds)

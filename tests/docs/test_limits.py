@@ -9,6 +9,7 @@ from coffer.server.observe.metrics import Metrics
 from coffer.server.tls.gatekeeper import Gatekeeper
 from coffer.server.tls.report import TlsCollector
 from tests.conftest import ROOT
+from tests.server.test_limits_are_counted import ROWS
 
 DIMSE = "server/dimse/test_limits.py"
 TIMES, AFTER = (
@@ -27,6 +28,8 @@ TESTED = {
     "silence between messages": TIMES,
     "life of an association":
         f"{DIMSE}::test_an_association_that_works_ends_between_two_messages_when_its_life_is_over",
+    "operation under way when what let the peer in ends":
+        "promises/test_a_proof_that_ended.py::test_an_operation_that_does_not_end_is_cut",
     "associations in all": f"{LISTENER}::test_too_many_associations_are_told_so",
     "associations of one address": f"{DIMSE}::test_one_address_has_its_share_of_places",
     "associations of strangers": f"{DIMSE}::test_strangers_leave_the_reserved_places_to_known_peers",
@@ -131,6 +134,7 @@ def test_every_word_for_a_limit_is_on_the_page() -> None:
 
 def test_every_row_has_a_test() -> None:
     assert set(TESTED) == {each.what for each in rows()}
+    assert set(ROWS) < set(TESTED)  # tested where their mechanism is, and counted in a whole server
     for test in TESTED.values():
         path, _, name = test.partition("::")
         tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))

@@ -38,7 +38,9 @@ FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 _MAX_PDU: Final = 16384
 _NOW: Final = Now(1_700_000_000_000, 1000.0)
 _LIMITS: Final = Limits()
-_HEADER_LIMITS: Final = HeaderLimits(seconds=60.0)  # never by the clock: an input always does the same
+# Never by the clock: an input always does the same. Small, because a few bytes inflate to millions, and an input that
+# walks through a hundred thousand elements takes the time of a thousand others.
+_HEADER_LIMITS: Final = HeaderLimits(bytes=64 << 10, elements=2000, seconds=60.0)
 
 
 @dataclass(frozen=True, slots=True)

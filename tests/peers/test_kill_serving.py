@@ -26,7 +26,7 @@ from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.erasure import shred
 from coffer.server.host.signals import Signals
 from coffer.server.keyops import epoch_job, rekey_job, rekey_order, settlement_job
-from coffer.server.main import service
+from coffer.server.main import running
 from tests.peers.killed import (
     BOTH,
     EVERY,
@@ -56,7 +56,7 @@ def serve() -> int:
     settlement_job._CHECKPOINT_SECONDS, settlement_job._SETTLE_SECONDS, epoch_job._POLL_SECONDS = 0.3, 0.1, 0.2
     rekey_job._POLL_SECONDS, rekey_job._GRACE_SECONDS, rekey_job._RETRY_SECONDS = 0.1, 0.0, 0.5
     with Signals() as signals:
-        service.serve(load_config(Path("coffer.toml")), signals)
+        running.serve(load_config(Path("coffer.toml")), signals)
     return 0
 
 

@@ -12,6 +12,8 @@ has to name shares that were split off before.
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -179,6 +181,15 @@ def lost() -> Words:
     return ("recover", "accept-loss", "--to", str(told("recover", "show", code=1)["records"]))
 
 
+ACCOUNT = pwd.getpwuid(os.geteuid()).pw_name
+
+
+def without_users() -> Words:
+    run("users", "add", "anna", "--role", "admin", "--account", ACCOUNT)
+    Path("users.toml").unlink()
+    return ("users", "none", "--yes")
+
+
 def repaired() -> Words:
     damage()
     return ("repair", "--from", "copy")
@@ -194,6 +205,8 @@ ALONE: dict[str, Callable[[], Words]] = {
     "recover from": lambda: recovered("from", "copy"),
     "recover accept-loss": lost,
     "repair": repaired,
+    "users add": lambda: ("users", "add", "anna", "--role", "admin", "--account", ACCOUNT),
+    "users none": without_users,
 }
 CHANGE_NO_KEYRING = {
     "get", "find", "versions", "verify", "doctor", "recover show", "mark show", "scrub show", "scrub acknowledge",
@@ -202,7 +215,7 @@ CHANGE_NO_KEYRING = {
     "config check", "completion", "access explain", "reload", "tls check", "tls init",
     "backup run", "backup list", "backup verify", "backup prune", "backup drill", "restore",
     "backup recipient new", "backup recipient show",
-    "users add", "users change", "users list", "users passwd", "users remove",  # a file beside the configuration
+    "users change", "users list", "users passwd", "users remove",  # a file beside the configuration
 }  # fmt: skip
 BEGIN_ONE = {"init", "serve", "demo"}  # the keyring that they make is the first; a server signs every minute
 

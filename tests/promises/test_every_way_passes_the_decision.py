@@ -139,6 +139,7 @@ COMMANDS = [
     ("users change anna --role admin", Action.MANAGE_USERS),
     ("users remove anna", Action.MANAGE_USERS),
     ("users passwd anna", Action.MANAGE_USERS),
+    ("users none --yes", Action.MANAGE_USERS),
     ("users list", Action.LIST_USERS),
     ("access explain --as anna --action find", Action.EXPLAIN),
 ]

@@ -13,7 +13,7 @@ from coffer.keys.errors import InputError, NotFoundError
 from coffer.server.access.action import Action, Resource
 from coffer.server.cli import output
 from coffer.server.cli.access.user_options import described, user_options
-from coffer.server.cli.options import Admitted, Chosen, archive_options, json_option
+from coffer.server.cli.options import Admitted, Chosen, archive_options, confirm, json_option
 
 if TYPE_CHECKING:
     from coffer.server.access.users import User
@@ -52,8 +52,10 @@ def add(chosen: Chosen, /, name: str, **given: Any) -> None:
         raise click.UsageError("Give at least one --role.")
     user = described(User(name=name, roles=frozenset()), given)
     admitted = _admitted(chosen, name)
-    if admitted.policy.directory.is_open:
+    is_first = admitted.policy.directory.is_open
+    if is_first:
         _require_founder(admitted)
+        _require_none_gone(admitted)
 
     def added(stored: StoredUsers) -> StoredUsers:
         if stored.directory.named(name) is not None:
@@ -61,6 +63,8 @@ def add(chosen: Chosen, /, name: str, **given: Any) -> None:
         return _with(stored, (*stored.directory.users, user))
 
     _change(admitted, added)
+    if is_first:  # from now on the archive does not open without them, wherever a configuration looks for the file
+        admitted.record_users()
     _report(chosen, "added", name)
 
 
@@ -113,6 +117,44 @@ def remove(chosen: Chosen, name: str) -> None:
 
     _change(admitted, removed)
     _report(chosen, "removed", name)
+
+
+@users.command(
+    "none",
+    epilog="""\b
+Examples:
+  coffer users none
+
+\b
+An archive that has had users does not open without them: whoever can remove the file could do everything otherwise.
+This command records in the log that there are none any more, and the open role is in force again. Run it under the
+account that owns archive and key, after the file of users was moved away.""",
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@archive_options()
+@json_option
+@click.pass_obj
+def no_users(chosen: Chosen, yes: bool) -> None:
+    """Return to the open role, recorded: there are no users any more."""
+    admitted = chosen.existing(Action.MANAGE_USERS)
+    if not admitted.policy.directory.is_open:
+        raise InputError(
+            f"there are users in {admitted.config.access.users}", hint="move that file away first, and keep it"
+        )
+    _require_founder(admitted)
+    last = admitted.missing_users()
+    if last is not None:
+        confirm(
+            "Go on?",
+            yes=yes,
+            lines=[f"The log has {last.users} users. Without them whoever reaches the archive may do everything."],
+        )
+        admitted.record_users()
+    done = "recorded" if last is not None else "nothing to record"
+    if chosen.json:
+        output.as_json({"done": done, "open_role": True})
+    else:
+        output.say(f"{done}: there are no users, the open role is in force")
 
 
 @users.command(
@@ -189,6 +231,14 @@ def _require_founder(admitted: Admitted) -> None:
 
     keys = admitted.config.keys
     require_founder(admitted.config.archive, keys.key_file if keys.provider == "file" else None)
+
+
+def _require_none_gone(admitted: Admitted) -> None:
+    """The first user is no way around the users that were taken away."""
+    from coffer.server.mailbox.users_record import users_gone
+
+    if (last := admitted.missing_users()) is not None:
+        raise users_gone(last, admitted.config.access.users)
 
 
 def _change(admitted: Admitted, how: Callable[[StoredUsers], StoredUsers]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import struct
 import time
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -221,6 +222,20 @@ def test_a_deflate_bomb_is_bounded_and_a_deflated_header_read() -> None:
     assert (header.text(0x00100020), header.problem) == ("ZIP1", None)
     bomb = deflate(element(0x00091010, "LO", b"") * 4_000_000)
     assert header_of(bomb, DEFLATED, HeaderLimits(elements=10_000_000, seconds=60)).problem is not None
+
+
+def test_a_deflate_bomb_takes_its_limit_of_memory_once() -> None:
+    """The allocator keeps each copy of what was inflated, for every association that sends such an object."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    head = struct.pack("<HHHHI", 0x0009, 0x1000, 0x424F, 0, 64 << 20)
+    bomb = packer.compress(head) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
+    tracemalloc.start()
+    try:
+        assert header_of(bomb, DEFLATED).problem == "inflated header is larger than the limit"
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 16 << 20 <= most < 20 << 20
 
 
 def test_mislabelled_syntaxes_are_read_as_what_they_are() -> None:

@@ -127,6 +127,7 @@ def test_no_older_version_is_agreed_on(site: Site, version: ssl.TLSVersion) -> N
 
 
 def test_a_silent_caller_keeps_nobody_out_and_is_cut_in_time(site: Site) -> None:
+    slow, many = site.counted("handshake too slow"), site.counted("handshake too many")
     silent = [socket.create_connection(("127.0.0.1", site.config.dimse.tls_port), 30) for _ in range(70)]
     try:
         assert site.is_served()
@@ -135,6 +136,9 @@ def test_a_silent_caller_keeps_nobody_out_and_is_cut_in_time(site: Site) -> None
         for each in silent:
             each.close()
     assert site.is_served()
+    until(lambda: site.counted("handshake too slow") - slow + site.counted("handshake too many") - many == 70)
+    assert site.counted("handshake too slow") > slow
+    assert site.counted("handshake too many") > many  # of one address
 
 
 def test_what_is_no_tls_is_refused(site: Site) -> None:

@@ -3,10 +3,12 @@
 An archive in which every search is long is made by letting the searchable table name its one study without end.
 """
 
+import gc
 import itertools
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -18,7 +20,7 @@ from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.query.locate import Locator
 from coffer.index.tables.candidates import StudyTable
 from coffer.index.tables.catalogue import Catalogue
-from coffer.keys.errors import UnavailableError
+from coffer.keys.errors import InputError, UnavailableError
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
@@ -320,6 +322,26 @@ def a_search(steps: Callable[[], Iterator[int | None]], replies: list[m.Reply | 
         budget_seconds=budget,
         too_costly=lambda: UnavailableError("too costly"),
     )
+
+
+def test_a_search_that_failed_is_gone_with_its_line() -> None:
+    """With its identifier; not when the garbage collector comes, which it does rarely."""
+
+    def steps() -> Iterator[int | None]:
+        raise InputError("too wide", hint="ask for less")
+
+    replies: list[m.Reply | None] = []
+    search = a_search(steps, replies)
+    search.want()
+    assert not search.work(1.0)
+    assert isinstance(replies[0], m.Failed)
+    left = weakref.ref(search)
+    gc.disable()
+    try:
+        del search
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_what_was_found_is_given_before_the_error_that_ended_the_search() -> None:

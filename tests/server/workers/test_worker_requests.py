@@ -15,12 +15,15 @@ import pytest
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import CofferError
+from coffer.server.access.principal import Principal, PrincipalKind
+from coffer.server.identity import withdrawal
 from coffer.server.identity.claim import AssociationClaim
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
 from coffer.server.workers.transport import LineClosed
 from tests.server import hostile_worker
 from tests.server.hostile_worker import HONEST, Site, Worker
+from tests.server.tls_site import until
 
 site = hostile_worker.site
 evil = hostile_worker.evil
@@ -59,6 +62,11 @@ def test_half_a_message_holds_nobody_up(site: Site, evil: Worker) -> None:
 
 
 IDENTIFIER = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (HONEST,)}, (), implicit=True)
+
+
+def reached(site: Site, limit: str) -> float:
+    """How often a limit was counted."""
+    return site.engine.metrics.registry.get_sample_value("coffer_limits_reached_total", {"limit": limit}) or 0
 
 
 def find(identifier: bytes = IDENTIFIER, model: str = "study") -> m.Find:
@@ -151,15 +159,18 @@ def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, ev
 
 
 def test_who_asks_for_the_keys_of_many_studies_must_store_in_them(site: Site, evil: Worker) -> None:
+    before = reached(site, "worker-rule")
     for number in range(rights._MOST_UNUSED):
         evil.study_key(PartId(f"1.2.5.{number}"))
     with pytest.raises(CofferError):
         evil.study_key(PartId("1.2.5.999"))
     assert evil.is_ended()
+    assert reached(site, "worker-rule") == before + 1
     site.check()
 
 
 def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = reached(site, "worker-answer")
     message = m.encode(m.StudyKeyFor(PartId(HONEST)))
     pack = len(message).to_bytes(4, "big") + message
     evil.wire.socket.setblocking(False)
@@ -170,6 +181,24 @@ def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Worker, mon
     assert not evil.over.is_set()
     monkeypatch.setattr(coordinator, "_STUCK_SECONDS", 0.0)
     assert evil.over.wait(20)
+    assert reached(site, "worker-answer") == before + 1
+    site.check()
+
+
+def test_an_association_that_has_to_end_does_whatever_its_worker_does(
+    site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = reached(site, "worker-rule")
+    told: list[str] = []
+    line = next(each for each in site.desk._clients if each.ended == evil.over.set)
+    line.withdraw = lambda: told.append("now")
+    line.rights.bind(Principal(PrincipalKind.PEER, "TEST", "TEST", user="anna", until=1))
+    until(lambda: bool(told))
+    site.check()
+    assert not evil.over.is_set()
+    monkeypatch.setattr(withdrawal, "_MOST_SECONDS", 0.0)
+    assert evil.over.wait(20)
+    assert reached(site, "worker-rule") == before + 1
     site.check()
 
 
@@ -184,16 +213,18 @@ def test_a_flood_of_what_has_no_answer_ends_the_line(site: Site, evil: Worker, m
 
 
 def test_descriptors_do_not_pile_up(site: Site, evil: Worker) -> None:
+    before = reached(site, "worker-rule")
     reader, writer = os.pipe()
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         evil.send(m.Stop(), fds=(reader,) * 4)
     evil.line.ask(find(), m.Rows)  # all before it was dealt with
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
     with contextlib.suppress(LineClosed):
         for _ in range(client._MOST_STRAYS):
             evil.send(m.Stop(), fds=(reader,))
     assert evil.over.wait(20)
+    assert reached(site, "worker-rule") == before + 1
     os.close(reader)
     os.close(writer)
     site.check()

@@ -137,6 +137,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(config: Config, monkeyp
         wait_for("the worker's end", lambda: victim not in workers(), 60)
         wait_for("a new worker", lambda: len(workers()) == 2 and not server.concerns(), 60)
         assert server.reasons() == []
+        assert 'coffer_restarts_total{what="a receiving process"} 1.0' in server._metrics.render().decode()
         for _ in range(4):
             with connect(config) as peer:
                 assert store(peer, 2) == 0
