@@ -26,7 +26,9 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.server.backup.copies import copies_made
 from coffer.server.config.load import load_config
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_reading, open_writer
+from coffer.server.main.service import Server
 from tests.server.filled import flip, run, told
 from tests.server.three_studies import UIDS, configure, events, found, put
 
@@ -305,16 +307,55 @@ def test_another_archive_at_the_target_is_no_snapshot_of_this_one(base: Path) ->
     assert run("restore", "latest", "new", "--from", str(base / "forged"), "--no-keys", code=None).exit_code in {1, 3}
 
 
-def test_a_backup_runs_beside_a_writer_and_ends_at_what_is_signed(base: Path) -> None:
-    before = told("status")["records"]
+def stored(archive: WritableArchive) -> None:
+    archive.record_event(MarkRenewed(old_mark=None, mark=TreeHead(records=0, root="0" * 64), reason="r", by=ME))
+
+
+def test_a_backup_ends_at_what_is_signed_and_says_what_is_not(base: Path) -> None:
+    """Beside a writer that is no server and takes no orders."""
+    before, begun = told("status")["records"], clock_ms()
     with open_writer(load_config(Path("coffer.toml"))) as archive:
-        archive.record_event(MarkRenewed(old_mark=None, mark=TreeHead(records=0, root="0" * 64), reason="r", by=ME))
+        stored(archive)
         done = told("backup", "run")
         assert (done["records"], done["findings"]) == (before, [])
+        left = done["left_out"]
+        assert left["records"] == 1  # type: ignore[index]
+        assert begun <= left["since_ms"] <= clock_ms()  # type: ignore[index]
+        assert left["why"]  # type: ignore[index]
+        assert "1 records, the first stored at " in run("backup", "run").output
         archive.sign_checkpoint()
         done = told("backup", "run")
-        assert (done["records"], done["findings"]) == (before + 1, [])  # type: ignore[operator]
+        assert (done["records"], done["left_out"]) == (before + 1, None)  # type: ignore[operator]
     assert snapshots()[-1] == done["snapshot"]
+
+
+def test_a_backup_has_what_a_server_stored_a_moment_ago(base: Path) -> None:
+    before = told("status")["records"]
+    with Server(load_config(Path("coffer.toml"))) as server:
+        stored(server.services.archive)
+        Path("data.key").rename("safe.key")  # the command needs no key
+        done = told("backup", "run")
+        Path("safe.key").rename("data.key")
+        assert (done["records"], done["left_out"]) == (before + 1, None)  # type: ignore[operator]
+
+
+def test_a_backup_signs_what_a_stopped_server_left_if_the_key_is_there(base: Path) -> None:
+    before = told("status")["records"]
+    with open_writer(load_config(Path("coffer.toml"))) as archive:
+        stored(archive)
+        shutil.copytree("data", "killed/data")
+        shutil.copytree("state", "killed/state")
+    lose("data", "state")
+    for name in ("data", "state"):
+        Path("killed", name).rename(name)
+    Path("data.key").rename("safe.key")
+    done = told("backup", "run")
+    assert (done["records"], done["left_out"]["records"]) == (before, 1)  # type: ignore[index]
+    assert "data.key" in done["left_out"]["why"]  # type: ignore[index]
+    Path("safe.key").rename("data.key")
+    done = told("backup", "run")
+    assert done["records"] > before  # type: ignore[operator]
+    assert done["left_out"] is None
 
 
 def test_a_drill_opens_what_comes_back_and_is_signed(base: Path) -> None:
