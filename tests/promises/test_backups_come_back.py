@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pwd
 import shutil
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +21,6 @@ from coffer.archive.events.clocks import LogEpochBegun
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
-from coffer.archive.events.repairs import ObjectsRestored
-from coffer.archive.format.record import HEADER, Kind
-from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.server.backup.copies import copies_made
@@ -33,69 +28,15 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.main.service import Server
-from tests.server.filled import flip, part10, run, told
-from tests.server.three_studies import UIDS, configure, events, found, put, slices
+from tests.server.backed_up import base, contents, lose, made, original, settings, snapshots
+from tests.server.filled import flip, run, told
+from tests.server.three_studies import UIDS, configure, events, found, put
+
+__all__ = ["base", "made"]
 
 REASON = ("--reason", "r")
-ACCOUNT = pwd.getpwuid(os.geteuid()).pw_name
 ME = Officer(name="Meyer", account="meyer")
 SECRETS = (b"P-4711", b"P-99", *(uid.encode() for uid in UIDS))
-
-
-def settings(*keys: str) -> None:
-    here = Path.cwd()
-    table = (f"target = '{here / 'target'}'", f"keys = '{here / 'vault'}'", "minimum = 1", *keys)
-    configure("[integrity]", "mark = 'state/mark'", "[keys]", "key_file = 'data.key'", "[backup]", *table)
-
-
-def contents(where: str = "out") -> dict[str, bytes]:
-    """Every object of the archive, as files."""
-    shutil.rmtree(where, ignore_errors=True)
-    for uid in found():
-        run("get", "--study", uid, "--out", where)
-    return {path.name: path.read_bytes() for path in Path(where).rglob("*.dcm")}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive with two snapshots, and three objects that are only in the second."""
-    base = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(base)
-        for name in ("target", "vault", "state"):
-            Path(name).mkdir()
-        settings()
-        run("init")
-        put(UIDS[0])
-        told("backup", "run")
-        put(UIDS[1], patient_id="P-99")
-        told("backup", "run")
-        contents("original")
-    return base
-
-
-@pytest.fixture
-def base(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, which is the current folder; what is there at the end verifies with keys."""
-    shutil.copytree(made, tmp_path / "base")
-    monkeypatch.chdir(tmp_path / "base")
-    settings()
-    yield tmp_path / "base"
-    settings()
-    run("verify", "--level", "decrypt")
-
-
-def original() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path("original").rglob("*.dcm")}
-
-
-def snapshots() -> list[str]:
-    return [each["snapshot"] for each in told("backup", "list")["snapshots"]]  # type: ignore[attr-defined]
-
-
-def lose(*what: str) -> None:
-    for each in what:
-        shutil.rmtree(each)
 
 
 def test_the_archive_folder_is_gone(base: Path) -> None:
@@ -207,99 +148,6 @@ def test_what_was_erased_stays_erased(base: Path) -> None:
     run("index", "rebuild")
     assert found() == [UIDS[1]]
     assert run("get", "--study", UIDS[0], "--out", "out", code=None).exit_code
-
-
-def files_of(study_uid: str, where: str = "files") -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(where, study_uid).rglob("*.dcm")}
-
-
-def test_a_single_study_comes_back_as_files_and_the_archive_here_records_it(base: Path) -> None:
-    done = told("restore", "latest", "files", "--study", UIDS[0])
-    back = files_of(UIDS[0])
-    assert back == {name: data for name, data in original().items() if name in back}
-    assert (done["written"], done["existed"], done["failed"], done["recorded"]) == (len(back), 0, [], True)
-    assert len(back) == 3
-    assert not Path("files", UIDS[1]).exists()
-    again = told("restore", "latest", "files", "--study", UIDS[0])
-    assert (again["written"], again["existed"]) == (0, 3)
-    run("checkpoint", "sign")
-    first, second = events(ObjectsRestored)
-    assert (first.snapshot, first.files) == (done["snapshot"], 3)
-    assert len(first.opened_by) == 1
-    assert second.opened_by == first.opened_by
-
-
-def test_a_single_study_comes_back_where_nothing_of_the_archive_is_left(base: Path) -> None:
-    lose("data")
-    done = told("restore", "latest", "files", "--study", UIDS[1])
-    assert (done["written"], done["recorded"]) == (3, False)
-    back = files_of(UIDS[1])
-    assert back == {name: data for name, data in original().items() if name in back}
-    run("restore", "latest", "data")
-    run("index", "rebuild")
-
-
-def test_only_what_a_single_study_needs_is_read(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = next(slices(UIDS[2], "P-99"))
-    large.add_new(0x00420011, "OB", os.urandom(4 << 20))
-    Path("large.dcm").write_bytes(part10(large))
-    run("put", "large.dcm")
-    told("backup", "run")
-    read, asked = FolderTarget.read, list[int]()
-
-    def counting(self: FolderTarget, name: str, offset: int, length: int) -> bytes:
-        asked.append(length)
-        return read(self, name, offset, length)
-
-    monkeypatch.setattr(FolderTarget, "read", counting)
-    told("restore", "latest", "files", "--study", UIDS[0])
-    assert sum(asked) < 2 << 20
-    asked.clear()
-    told("restore", "latest", "files", "--study", UIDS[2])
-    assert sum(asked) > 4 << 20
-
-
-@pytest.mark.parametrize("is_here", [True, False])
-def test_a_single_study_that_was_erased_stays_erased(base: Path, is_here: bool) -> None:
-    """Also from a snapshot of before, whose own copy of the keyring still has its key."""
-    before = snapshots()[0]
-    run("shred", "study", UIDS[0], "--yes", *REASON)
-    told("backup", "run")
-    if not is_here:
-        Path("data").rename("away")
-    refused = run("restore", before, "files", "--study", UIDS[0], code=5)
-    assert "no key opens an object of this study" in refused.output
-    assert not Path("files").exists()
-    if not is_here:
-        Path("away").rename("data")
-
-
-def test_a_single_study_is_believed_only_under_the_signed_root(base: Path) -> None:
-    """A header that was changed, with its checksum: no piece's hash is looked at, and each object still opens."""
-    (path,) = (base / "data" / "segments").iterdir()
-    piece = hashlib.sha256(path.read_bytes()).hexdigest()
-    (stored,) = (base / "target").glob(f"*/pieces/*/{piece}")
-    reader = LogReader(ArchiveFolder.open(Path("data")))
-    at = next(position.offset for position, header in reader.records() if header.kind == Kind.OBJECT)
-    reader.close()
-    data = stored.read_bytes()
-    header = bytearray(data[at : at + HEADER.size])
-    header[100] ^= 1  # of the hash of the body
-    header[156:] = zlib.crc32(header[:156]).to_bytes(4, "big")
-    stored.write_bytes(data[:at] + header + data[at + HEADER.size :])
-    refused = run("restore", "latest", "files", "--study", UIDS[0], code=3)
-    assert "not those that were signed" in refused.output
-    assert not Path("files").exists()
-
-
-def test_who_may_not_export_restores_no_study(base: Path) -> None:
-    run("users", "add", "boss", "--role", "admin", "--account", ACCOUNT)
-    assert "export" in run("restore", "latest", "files", "--study", UIDS[0], code=10).output
-    assert not Path("files").exists()
-    run("restore", "latest", "new")  # the whole, sealed as it is
-    (
-        Path("users.toml") if Path("users.toml").exists() else Path(load_config(Path("coffer.toml")).access.users)
-    ).unlink()
 
 
 def test_every_copy_of_the_keyring_is_listed_until_it_is_gone(base: Path) -> None:
