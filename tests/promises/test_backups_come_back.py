@@ -312,8 +312,14 @@ def test_a_drill_opens_what_comes_back_and_is_signed(base: Path) -> None:
     assert text.startswith("RESTORABLE")
     assert "\n— " in text
     assert not any(uid in text for uid in UIDS)
-    keyless = told("backup", "drill", "--sample", "100")
-    assert (keyless["opened"], keyless["bodies"]) == (None, done["records"])
+    keyless = told("backup", "drill", "--sample", "100", "-o", "keyless.note")
+    assert (keyless["opened"], keyless["bodies"], keyless["signed"]) == (None, done["records"], True)
+    assert "\n— " in Path("keyless.note").read_text()
+    Path("data.key").rename("safe.key")
+    unsigned = told("backup", "drill", "-o", "unsigned.note")
+    assert (unsigned["findings"], unsigned["signed"]) == ([], False)
+    assert "\n— " not in Path("unsigned.note").read_text()
+    Path("safe.key").rename("data.key")
     first = next(iter(sorted((base / "target").glob("*/pieces/*/*"), key=lambda path: -path.stat().st_size)))
     flip(first, 3000)
     assert told("backup", "drill", "--sample", "100", code=1)["findings"]
