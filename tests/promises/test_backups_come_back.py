@@ -282,7 +282,8 @@ def test_a_backup_has_what_a_server_stored_a_moment_ago(base: Path) -> None:
         Path("data.key").rename("safe.key")  # the command needs no key
         done = told("backup", "run")
         Path("safe.key").rename("data.key")
-        assert (done["records"], done["left_out"]) == (before + 1, None)  # type: ignore[operator]
+        assert done["left_out"] is None
+        assert done["records"] > before  # type: ignore[operator]  # it may write events of its own
 
 
 def test_a_backup_signs_what_a_stopped_server_left_if_the_key_is_there(base: Path) -> None:
@@ -316,8 +317,9 @@ def test_a_drill_opens_what_comes_back_and_is_signed(base: Path) -> None:
     assert (keyless["opened"], keyless["bodies"], keyless["signed"]) == (None, done["records"], True)
     assert "\n— " in Path("keyless.note").read_text()
     Path("data.key").rename("safe.key")
-    unsigned = told("backup", "drill", "-o", "unsigned.note")
+    unsigned = told("backup", "drill", "--sample", "1", "-o", "unsigned.note")
     assert (unsigned["findings"], unsigned["signed"]) == ([], False)
+    assert unsigned["bodies"] == done["records"]  # 1 % of so few would be none
     assert "\n— " not in Path("unsigned.note").read_text()
     Path("safe.key").rename("data.key")
     first = next(iter(sorted((base / "target").glob("*/pieces/*/*"), key=lambda path: -path.stat().st_size)))

@@ -29,10 +29,10 @@ Examples:
   coffer backup drill latest /mnt/backup --keys /mnt/vault --open --identity meyer.identity
 
 \b
-Brings a share of the snapshot back from the target alone: the chain of every record, and some bodies in full. With
---open the copy of the keyring is restored to a temporary folder and opens them with your key provider. The result is
-signed by the archive that is here, if its key is at hand; with --open it must be. It names no patient. Exit code 0 if
-all of it came back, 1 with findings.""",
+Brings a share of the snapshot back from the target alone: the chain of every record, and some bodies in full, about
+100 at least. With --open the copy of the keyring is restored to a temporary folder and opens them with your key
+provider. The result is signed by the archive that is here, if its key is at hand; with --open it must be. It names no
+patient. Exit code 0 if all of it came back, 1 with findings.""",
 )
 @click.argument("snapshot", default="latest")
 @click.argument("target", required=False)
