@@ -122,6 +122,7 @@ def main() -> None:
                     began, used = time.monotonic(), _cpu()
                     do()
                     rates[name, step].append(size / 1e6 / (time.monotonic() - began))
+                    print(f"{name} {step}: {rates[name, step][-1]:.0f} MB/s", file=sys.stderr, flush=True)
                     by_cpu[name, step].append(size / 1e6 / (_cpu() - used))
                 shutil.rmtree(work)
     for step in ("backup", "verify", "restore"):

@@ -35,21 +35,19 @@ class FolderTarget(Target):
         self._calls = calls
         opening.distrust(folder)
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        """In another process it is made anew, which distrusts the folder there too."""
-        return FolderTarget, (self._folder,)
-
     @property
     def name(self) -> str:
         """The folder's path."""
         return str(self._folder)
 
     def put(self, name: str, data: Buffer) -> None:
-        """`durable.replace`, and before it the folders above: fsync of each."""
+        """`durable.replace`, and before it the folders above: fsync of each; then `durable.resync`, so that whoever
+        reads it back gets what the medium or the other machine has, and not what this one remembers."""
         path = self._path(name)
         if not opening.is_folder(path.parent):
             durable.make_folders(path.parent, self._folder, calls=self._calls)
         durable.replace(path, data, calls=self._calls)
+        durable.resync(path, calls=self._calls)
 
     def get(self, name: str, most: int = MOST_BYTES) -> bytes:
         """As `Target.get`."""

@@ -6,10 +6,10 @@ checkpoint before it, is rounded down to that checkpoint: what is not signed is 
 
 from pathlib import Path
 
-from coffer.archive.copies.extent import extents
 from coffer.archive.copies.segments import read_part
 from coffer.archive.copies.shelf import Shelf
 from coffer.archive.copies.snapshot import Snapshot
+from coffer.archive.format.extent import extents
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.folder_segments import FolderSegments

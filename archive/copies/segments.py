@@ -3,94 +3,53 @@
 Rule: reads only. Every piece is compared with its hash before any byte of it is used.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 from coffer.archive.copies.shelf import Shelf
 from coffer.archive.copies.snapshot import Blob, Snapshot
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.piece_source import PieceSource
 from coffer.archive.store.segment_store import LogId, Receipt, SealedSegment, SegmentInfo, SegmentStore, require_log
 from coffer.archive.store.source import Source
 from coffer.keys.disk import durable
-from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
+from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError, UnreadableError
 
-__all__ = ["ARCHIVE_PARTS", "SnapshotSegments", "as_archive", "read_part", "write_files"]
+__all__ = ["ARCHIVE_PARTS", "SnapshotSegments", "as_archive", "opened_at", "read_part", "write_files"]
 
 ARCHIVE_PARTS: Final = ("archive.json", "checkpoints/latest", "checkpoints/history", "checkpoints/endorsements")
 NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
-_HELD: Final = 2  # pieces in memory
-
-
-class PieceSource(Source):
-    """The bytes of a blob at a target."""
-
-    def __init__(self, shelf: Shelf, blob: Blob, piece_bytes: int) -> None:
-        self._shelf, self._blob, self._piece_bytes = shelf, blob, piece_bytes
-        self._held: OrderedDict[int, memoryview] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def size(self) -> int:
-        """As the snapshot says, and its pieces have."""
-        return self._blob.size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """As `Source.read`; UnreadableError where a piece is missing, is another one, or cannot be had now."""
-        if offset + length > self._blob.size:
-            raise FormatError(f"the file ends {offset + length - self._blob.size} bytes too early")
-        found = []
-        while length:
-            number, inside = divmod(offset, self._piece_bytes)
-            taken = self._piece(number)[inside : inside + length]
-            found.append(taken)
-            offset, length = offset + len(taken), length - len(taken)
-        return b"".join(found)
-
-    def _piece(self, number: int) -> memoryview:
-        with self._lock:
-            held = self._held.get(number)
-            if held is None:
-                size = min(self._piece_bytes, self._blob.size - number * self._piece_bytes)
-                try:
-                    held = memoryview(self._shelf.piece(self._blob.pieces[number], size))
-                except (IntegrityError, NotFoundError, UnavailableError) as error:
-                    raise UnreadableError(
-                        f"cannot be read: {error}", hint="take another snapshot, or another target"
-                    ) from error
-                self._held[number] = held
-                if len(self._held) > _HELD:
-                    self._held.popitem(last=False)
-            else:
-                self._held.move_to_end(number)
-            return held
 
 
 class SnapshotSegments(SegmentStore):
-    """The segments of a snapshot at a target."""
+    """The segments of a snapshot, each with its size and what opens it."""
 
-    def __init__(self, shelf: Shelf, snapshot: Snapshot) -> None:
-        self._shelf = shelf
-        self._piece_bytes = snapshot.piece_bytes
-        self._copies = {each.number: each for each in snapshot.segments}
+    def __init__(self, held: Mapping[int, tuple[int, Callable[[], Source]]]) -> None:
+        self._held = held
+
+    @classmethod
+    def of(cls, shelf: Shelf, snapshot: Snapshot) -> Self:
+        """Those of a snapshot at its target, read from there as they are needed."""
+        size = snapshot.piece_bytes
+        return cls({s.number: (s.blob.size, partial(opened_at, shelf, s.blob, size)) for s in snapshot.segments})
 
     def segments(self, log: LogId) -> list[SegmentInfo]:
         """Those that the snapshot lists."""
         require_log(log)
-        return [SegmentInfo(number, each.blob.size) for number, each in self._copies.items()]
+        return [SegmentInfo(number, size) for number, (size, _) in self._held.items()]
 
-    def open(self, log: LogId, number: int) -> PieceSource:
-        """A segment, read from the target as it is needed."""
+    def open(self, log: LogId, number: int) -> Source:
+        """A segment."""
         require_log(log)
-        if number not in self._copies:
+        if number not in self._held:
             raise NotFoundError(f"the snapshot has no segment {number}")
-        return PieceSource(self._shelf, self._copies[number].blob, self._piece_bytes)
+        return self._held[number][1]()
 
     def put(self, sealed: SealedSegment) -> Receipt:
         """Refused: a snapshot never changes."""
@@ -125,9 +84,26 @@ class SnapshotSegments(SegmentStore):
         raise UnavailableError("a snapshot is never changed")
 
 
+def opened_at(shelf: Shelf, blob: Blob, piece_bytes: int) -> Source:
+    """A blob at a target. Reading raises UnreadableError where a piece is missing, is another one, or cannot be had
+    now."""
+
+    def fetch(number: int) -> bytes:
+        size = min(piece_bytes, blob.size - number * piece_bytes)
+        try:
+            return shelf.piece(blob.pieces[number], size)
+        except (IntegrityError, NotFoundError, UnavailableError) as error:
+            raise UnreadableError(
+                f"cannot be read: {error}", hint="take another snapshot, or another target"
+            ) from error
+
+    return PieceSource(blob.size, piece_bytes, fetch)
+
+
 @contextmanager
-def as_archive(shelf: Shelf, snapshot: Snapshot) -> Iterator[ArchiveFolder]:
-    """The snapshot as an archive to read: its small files in a temporary folder, its segments at the target.
+def as_archive(shelf: Shelf, snapshot: Snapshot, segments: SegmentStore | None = None) -> Iterator[ArchiveFolder]:
+    """The snapshot as an archive to read: its small files in a temporary folder, its segments at the target, or those
+    that are given.
 
     Raises IntegrityError if a file is missing or is not what was stored.
     """
@@ -137,7 +113,7 @@ def as_archive(shelf: Shelf, snapshot: Snapshot) -> Iterator[ArchiveFolder]:
         folder = ArchiveFolder.open(path)
         if folder.archive_id != snapshot.archive_id:
             raise IntegrityError("the snapshot is of another archive than its files")
-        yield replace(folder, held_in=SnapshotSegments(shelf, snapshot))
+        yield replace(folder, held_in=segments or SnapshotSegments.of(shelf, snapshot))
 
 
 def write_files(shelf: Shelf, snapshot: Snapshot, into: Path, instead: Mapping[str, bytes] = NOTHING) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
+from coffer.archive.format.extent import END_BYTES
 from coffer.archive.store import checksummed_json
 from coffer.keys.errors import FormatError
 
 __all__ = [
-    "END_BYTES",
     "LATEST_MS",
     "PIECE",
     "Blob",
@@ -27,7 +27,6 @@ __all__ = [
 
 PIECE: Final = 16 << 20  # bytes: what a target is asked to store at once, and what a broken connection repeats
 LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999: no calendar knows a later one
-END_BYTES: Final = 44  # of a footer: its length, its SHA-256 and its end magic
 _TYPE: Final = "coffer/snapshot/v1"
 _ID: Final = re.compile(r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{12}")
 _PART: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,2}")

@@ -54,6 +54,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     clocks.ClockConfirmed,
     clocks.LogEpochBegun,
     marks.MarkRenewed,
+    repairs.ObjectsRestored,
     users.UsersLoaded,
     shares.CopyRegistered,
     shares.CopyGone,

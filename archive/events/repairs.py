@@ -1,16 +1,17 @@
-"""Events of repairs and recoveries, which are carried out without keys and recorded by the next writer.
+"""Events of repairs and recoveries, which are carried out without keys and recorded by the next writer, and of objects
+that were taken from a backup.
 
-Rule: numbers, hashes and the names of kept files. Until they are sealed they wait in a file that anybody may have
-written (`archive.repair.deferred_events`), so that no field takes more than such a repair would write.
+Rule: numbers, hashes, names of kept files and ids of keys. Those of repairs wait, until they are sealed, in a file that
+anybody may have written (`archive.repair.deferred_events`), so that no field takes more than such a repair would write.
 """
 
 from typing import Annotated
 
 from coffer.archive.events.event import Event
-from coffer.archive.events.fields import Count, Head, Line, Name, doc
+from coffer.archive.events.fields import By, Count, Head, Hex16, Line, Name, doc
 from coffer.archive.format.record import Kind
 
-__all__ = ["LossAccepted", "Repair", "SegmentRepaired", "SegmentsTaken"]
+__all__ = ["LossAccepted", "ObjectsRestored", "Repair", "SegmentRepaired", "SegmentsTaken"]
 
 
 class SegmentRepaired(Event, frozen=True, kw_only=True):
@@ -44,6 +45,17 @@ class LossAccepted(_RecoveryEvent, frozen=True, kw_only=True):
     """The log was continued from what was left of it, and what was lost was accepted as lost."""
 
     code = "loss.accepted"
+
+
+class ObjectsRestored(Event, frozen=True, kw_only=True):
+    """Objects of a study were taken from a snapshot, opened, and written into files outside the archive."""
+
+    code = "objects.restored"
+
+    snapshot: Annotated[Name, doc("the id of the snapshot")]
+    opened_by: Annotated[tuple[Hex16, ...], doc("the ids of the keys that opened the objects, in ascending order")]
+    files: Annotated[Count, doc("how many files were written, or were there already")]
+    by: By
 
 
 Repair = SegmentRepaired | SegmentsTaken | LossAccepted

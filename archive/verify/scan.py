@@ -8,7 +8,7 @@ examined to find what is wrong.
 import hashlib
 import time
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -263,10 +263,11 @@ class _Scan:
         self._order.follow(raws[-1], tags[-1])
         self._remember_tag(raws, leaves, tags)
         first, last = self._next_seq, self._next_seq + len(raws)
-        edges = [first, *(c for c in self._task.cuts if first < c < last), last]
+        cuts = self._task.cuts
+        edges = [first, *cuts[bisect_right(cuts, first) : bisect_left(cuts, last)], last]
         for start, end in pairwise(edges):
             runs = self.report.runs
-            if not runs or (runs[-1].span.end, runs[-1].head) != (start, self._head) or start in self._task.cuts:
+            if not runs or (runs[-1].span.end, runs[-1].head) != (start, self._head) or _is_in(cuts, start):
                 runs.append(Run(self._head, self._head, Span.at(start)))
             runs[-1].span.extend(leaves[start - first : end - first])
             runs[-1].head = self._head = leaves[end - first - 1]
@@ -368,6 +369,11 @@ class _Scan:
         time.sleep(0.1)
         self._tries, self._stop = self._tries + 1, _end_of_records(self._source)
         return True
+
+
+def _is_in(ascending: Sequence[int], wanted: int) -> bool:
+    place = bisect_left(ascending, wanted)
+    return place < len(ascending) and ascending[place] == wanted
 
 
 def _end_of_records(source: Source) -> int:

@@ -37,7 +37,7 @@ def check(folder: ArchiveFolder, signed: Checkpoint | None, since: int = 0) -> I
     Damage to the log itself, which a verification reports, is reported again only if it prevents this check.
     """
     checkpoints: list[Checkpoint] = []
-    yield from _history(folder, signed, since, checkpoints)
+    yield from history(folder, signed, since, checkpoints)
     keyed: list[Checkpoint] = []
     with suppress(IntegrityError):  # a verification reports keys that cannot be read
         keyed = [made for made in endorsed_checkpoints(read_key_history(folder)) if made.size >= since]
@@ -50,7 +50,7 @@ def check(folder: ArchiveFolder, signed: Checkpoint | None, since: int = 0) -> I
         yield _beside(f"tiles and history cannot be checked to the end: {error}")
 
 
-def _history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good: list[Checkpoint]) -> Iterator[Finding]:
+def history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good: list[Checkpoint]) -> Iterator[Finding]:
     """Check order and signatures; adds to `good` the checkpoints whose root is still to be checked."""
     before, earlier, wrong, is_noted = -1, -1, 0, signed is None
     try:

@@ -7,7 +7,7 @@ independently (`archive.verify.scan`), in several processes if wanted, and joine
 import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from coffer.archive.verify.report import (
     missing,
 )
 from coffer.archive.verify.scan import scan
-from coffer.archive.verify.tile_check import check
+from coffer.archive.verify.tile_check import check, history
 from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
 
 __all__ = ["Finding", "OpenRecords", "Options", "Verifier", "VerifyLevel", "VerifySummary"]
@@ -53,8 +53,10 @@ class Options:
 
     `since`: check only what follows this many records, or this checkpoint, whose root is then checked too. `sample`:
     the share of bodies that is read, chosen by `seed`; headers, chain and tree are always checked in full. `jobs`: the
-    number of processes that share the segments. Without `beside`, what lies beside the log (tiles and the history of
-    checkpoints) is not checked.
+    number of processes that share the segments; with `threads` they are threads of this process, which begin at once
+    and share one interpreter: for bodies that are large. Without `beside`, what lies beside the log (tiles and the
+    history of checkpoints) is not checked. Without `tiles`, as where there are none, the history is compared while the
+    log is read, and not after it.
     """
 
     level: VerifyLevel = VerifyLevel.BODIES
@@ -62,7 +64,9 @@ class Options:
     sample: float = 1.0
     seed: int = 0
     jobs: int = 1
+    threads: bool = False
     beside: bool = True
+    tiles: bool = True
 
 
 @dataclass(slots=True)
@@ -118,6 +122,8 @@ class Verifier:
         """
         if options.level is VerifyLevel.DECRYPT and open_records is None:
             raise InputError("decrypting needs keys")
+        if options.level is VerifyLevel.DECRYPT and options.threads:
+            raise InputError("decrypting is shared by processes")
         self._folder = folder
         self._options = options
         self._open_records = open_records
@@ -162,7 +168,7 @@ class Verifier:
         yield from self._untagged(tagged, joined.chain.next_seq, numbers[-1] if numbers else 0)
         if self._comparison is not None:
             yield from self._comparison.findings(is_whole=not self._since())
-        if self._options.beside and not self._replacements:
+        if self._options.beside and self._options.tiles and not self._replacements:
             yield from check(self._folder, signed, self._since())
         gone, moved = joined.shredded, joined.superseded - joined.shredded
         self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in gone)
@@ -238,7 +244,18 @@ class Verifier:
                 (c.size, c.root) == (checkpoint.size, checkpoint.root) for c in claims
             ):
                 claims.append(Claim(checkpoint.size, checkpoint.root, by))
+        if self._options.beside and not self._options.tiles:
+            yield from self._history(claims, signed)
         return signed
+
+    def _history(self, claims: list[Claim], signed: Checkpoint | None) -> Iterator[Finding]:
+        """Claim every checkpoint that was ever signed, so that the log is compared with each of them as it is read."""
+        made: list[Checkpoint] = []
+        yield from history(self._folder, signed, self._since(), made)
+        with suppress(IntegrityError):  # `_claims` reports it
+            made += endorsed_checkpoints(read_key_history(self._folder))
+        known = {(claim.size, claim.root) for claim in claims}
+        claims += [Claim(*each) for each in dict.fromkeys((c.size, c.root) for c in made) if each not in known]
 
     def _cut_history(self, last: Checkpoint | None) -> Iterator[Finding]:
         """A checkpoint enters the history before the keyring and the mark: if they know a newer one, it was removed."""
@@ -255,7 +272,7 @@ class Verifier:
                 f"no checkpoint covers {since} records: nothing proves where they end",
                 hint=f"the last one covers {self.summary.signed_records}; start there, or give a signed checkpoint",
             )
-        for place in range(len(numbers) - 1, 0, -1):
+        for place in range(len(numbers) - 1, 0, -1) if size else ():
             first = _first_seq(partial(self._opened, numbers[place]))
             if first is not None and first <= size:
                 before = _footer_state(partial(self._opened, numbers[place - 1]))
@@ -280,7 +297,7 @@ class Verifier:
         )
         tasks = [task(n, self._replacements.get(n), is_last=n == numbers[-1]) for n in numbers]
         if min(options.jobs, len(tasks)) > 1:
-            yield from self._shared(tasks)
+            yield from self._in_threads(tasks) if options.threads else self._shared(tasks)
             return
         with ExitStack() as stack:
             opened = None
@@ -288,6 +305,15 @@ class Verifier:
                 opened = stack.enter_context(self._open_records())
             for one in tasks:
                 yield scan(one, opened, self._progress)
+
+    def _in_threads(self, tasks: Sequence[Task]) -> Iterator[Report]:
+        pool = ThreadPoolExecutor(self._options.jobs, "coffer-verify")
+        try:
+            for report in pool.map(scan, tasks):
+                self._progress(report.size)
+                yield report
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _shared(self, tasks: Sequence[Task]) -> Iterator[Report]:
         open_records = self._open_records if self._options.level is VerifyLevel.DECRYPT else None

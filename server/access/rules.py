@@ -229,8 +229,8 @@ class AccessRules:
         )
 
 
-# Started by the host, at boot or by a timer, where nobody has logged in. Neither shows anybody an object.
-_UNATTENDED: Final = frozenset({Action.SERVE, Action.VERIFY, Action.BACKUP})
+# Started by the host, at boot or by a timer, where nobody has logged in. None of it shows anybody an object.
+_UNATTENDED: Final = frozenset({Action.SERVE, Action.VERIFY, Action.BACKUP, Action.PRUNE})
 
 Rule: TypeAlias = Callable[[AccessRules, AccessRequest], Permit | Deny]
 

@@ -16,7 +16,6 @@ from coffer.archive.tree.checkpoint import read_checkpoint
 from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.errors import CofferError
 from coffer.server.anchor.trust import Outside
-from coffer.server.backup.targets import jobs_for
 from coffer.server.config.settings import Config
 
 __all__ = ["Checked", "check_snapshot"]
@@ -51,7 +50,7 @@ def check_snapshot(
             outside = Outside.of(config, folder, vkey)
             total = made.total_bytes
             findings = [*_contradictions(made, folder), *outside.contradictions(folder)]
-            verifier = Verifier(folder, Options(jobs=jobs_for(total)), progress=lambda done: progress(done, total))
+            verifier = Verifier(folder, Options(tiles=False), progress=lambda done: progress(done, total))
             findings += [_said(each.segment, each.seq, each.what) for each in verifier.findings()]
             findings += _unread(shelf, made)
     except CofferError as error:

@@ -33,6 +33,7 @@ from coffer.server.maintenance.deep_check import Unsealer
 __all__ = ["Drill", "DrillResult", "signed"]
 
 _TYPE: Final = "coffer/drill/v1"
+_FEWEST: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,11 @@ class Drill:
 
     def run(self, sample: float, seed: int) -> DrillResult:
         """Bring back the chain of all records and a share of the bodies, chosen by `seed`; with `keys`, open these too.
+        Of few records the share is larger than `sample`, so that it has about 100, or all: none would prove nothing.
 
         Raises KeyUnavailableError if the restored keyring does not open, UnavailableError if a target fails.
         """
+        sample = max(sample, min(_FEWEST / max(self.snapshot.size, 1), 1.0))
         with as_archive(self.shelf, self.snapshot) as folder:
             level = VerifyLevel.BODIES if self.keys is None else VerifyLevel.DECRYPT
             options = Options(level, sample=sample, seed=seed)

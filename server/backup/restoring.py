@@ -4,9 +4,11 @@ Rule: what is restored is verified as a whole before anybody calls it restored. 
 going on from an older state is a decision that a person takes, by name (`coffer recover`, `coffer mark`).
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from coffer.archive.copies.keyring_copies import KeyringCopies, KeyringCopy
 from coffer.archive.copies.restore import Restore
@@ -22,12 +24,12 @@ from coffer.keys.errors import ConfigError, FormatError, NotFoundError
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.anchor.trust import Outside
 from coffer.server.backup.kept_settings import KeptFile, write_beside
-from coffer.server.backup.targets import jobs_for
 from coffer.server.config.settings import Config
 
 __all__ = ["Restored", "Restoring", "bring_keyring", "choose_keyring", "read_identity"]
 
-_LONGEST: int = 1 << 10
+_LONGEST: Final = 1 << 10
+_AS_RESTORED: Final = Options(jobs=min(os.cpu_count() or 1, 4), threads=True, tiles=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Restoring:
         work.fetch()
         folder = work.finish(until_ms)
         outside = Outside.of(self.config, folder, self.vkey)
-        verifier = Verifier(folder, Options(jobs=jobs_for(self.snapshot.total_bytes)), progress=self.progress)
+        verifier = Verifier(folder, _AS_RESTORED, progress=self.progress)
         findings = [*outside.contradictions(folder), *(each.what for each in verifier.findings())]
         mark = MarkFile.of(self.config, folder.archive_id).find()
         return Restored(

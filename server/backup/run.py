@@ -20,7 +20,6 @@ from coffer.archive.copies.shelf import Shelf
 from coffer.archive.copies.snapshot import Snapshot, made_ms_of, new_id
 from coffer.archive.copies.target import Target
 from coffer.archive.copies.turns import Turn
-from coffer.archive.store.segment_store import total_bytes
 from coffer.archive.tree.checkpoint import open_checkpoint, read_note
 from coffer.archive.verify.verify import Finding
 from coffer.keys.clock import clock_ms
@@ -28,7 +27,7 @@ from coffer.keys.crypto.recipient import MOST_RECIPIENTS, Recipient, sealed
 from coffer.keys.errors import ConfigError, FormatError
 from coffer.keys.inspect.copying import copy_keyring
 from coffer.server.backup.parts import Host, host_parts
-from coffer.server.backup.targets import hold_object, jobs_for
+from coffer.server.backup.targets import hold_object
 
 __all__ = ["Backup", "Done", "read_recipients"]
 
@@ -75,7 +74,7 @@ class Backup:
             if self.keys is not None:
                 keyring, note = self._keyring(Shelf(self.keys, folder.archive_id), own, made_ms)
             checkpoint, parts = archive_parts(folder, note)
-            run = BackupRun(folder, shelf, self.progress, jobs_for(total_bytes(folder.segment_store())))
+            run = BackupRun(folder, shelf, self.progress)
             request = Request(own, made_ms, checkpoint, [*parts, *host_parts(self.host)], keyring is not None)
             made = run.make(request, turn)
             self._hold(shelf, made, turn)

@@ -54,10 +54,6 @@ class S3Target(Target):
                 **more,
             )
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        """In another process it is made anew."""
-        return S3Target, (self._place,)
-
     @property
     def name(self) -> str:
         """The place."""

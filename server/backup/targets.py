@@ -3,18 +3,16 @@
 Rule: the only place that knows which kinds there are.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from coffer.archive.copies.folder_target import FolderTarget
 from coffer.archive.copies.target import MOST_BYTES, Stored, Target
 from coffer.keys.buffer import Buffer
 from coffer.keys.errors import ConfigError
 
-__all__ = ["Paced", "hold_object", "jobs_for", "open_target", "open_vault", "require_apart"]
+__all__ = ["Paced", "hold_object", "open_target", "open_vault", "require_apart"]
 
 
 def open_target(place: str) -> Target:
@@ -55,11 +53,6 @@ def hold_object(target: Target, name: str, until_ms: int) -> None:
     hold(name, until_ms)
 
 
-def jobs_for(total: int) -> int:
-    """How many processes share the verification of so many bytes: for few, starting them costs more than it saves."""
-    return min(os.cpu_count() or 1, 4) if total > _SMALL else 1
-
-
 def require_apart(archive: Path, place: str) -> None:
     """Raise ConfigError if a target in a folder is inside the archive, or the archive inside it."""
     if place.startswith("s3://"):
@@ -70,9 +63,6 @@ def require_apart(archive: Path, place: str) -> None:
             "the target and the archive folder are inside one another",
             hint="name a folder elsewhere, best on another machine's disk",
         )
-
-
-_SMALL: Final = 256 << 20
 
 
 class Paced(Target):

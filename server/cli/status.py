@@ -63,7 +63,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         short = None if archive.shortfall is None else f"{archive.shortfall}: {archive.shortfall.hint()}"
         doubt, kept = trust(archive.keyring, archive.last_record_ms).concern(), archive.contradictions()
         foreign, degraded = [finding.what for finding in planted(archive.folder)], _degraded(archive)
-        refusal, unsigned = refusal_of(archive) or objection(path, "store"), objection(path, "sign")
+        refusal, unsigned = refusal_of(archive) or objection(path, "store"), objection(path, "signed")
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting,

@@ -28,7 +28,7 @@ from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.create import create_archive
 from coffer.server.host.signals import Signals
-from coffer.server.main.running import run
+from coffer.server.main import running
 from coffer.server.main.service import Server
 from coffer.server.observe import logs
 
@@ -63,7 +63,7 @@ def run(config: Config, *, once: bool = False) -> None:
 
     # Ctrl-C in the middle of a store would leave pynetdicom's threads waiting for each other for ever.
     with Signals() as signals:
-        run(Server(config), shown, signals)
+        running.run(Server(config), shown, signals)
 
 
 def _print_paths(console: Console, config: Config, *, fresh: bool) -> None:

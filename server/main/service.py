@@ -93,7 +93,9 @@ class Server:
         self._listener = Listener(config, self._workers, self._metrics, self._known.is_stranger)
         self._metrics.registry.register(TlsCollector(self._keeper))
         self._metrics.registry.register(ConditionCollector(self._condition))
-        orders = {"reload": self._reload, "store": self._require_storing, "sign": self._require_signing}
+        orders = {
+            "reload": self._reload, "store": self._require_storing, "signed": self._require_signing, "sign": self._sign
+        }  # fmt: skip
         self._control = ControlSocket(config.archive, orders)
         self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
@@ -243,6 +245,10 @@ class Server:
             self._listener.admit(connection, Connected(host, certificate, is_encrypted=True))
         else:
             refuse_at_once(connection, CONGESTED)
+
+    def _sign(self) -> None:
+        """Sign what is stored now, for a backup that is about to begin. Raises as `sign_checkpoint`."""
+        self.services.archive.sign_checkpoint()
 
     def _require_storing(self) -> None:
         """Return if objects are stored now. Raises the error of what stopped, which `coffer status` shows."""

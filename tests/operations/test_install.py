@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -175,6 +175,7 @@ def test_the_pages_are_followed_and_data_stays_untouched(host: Machine, tmp_path
     scrub = units.launch(units.service("coffer-scrub.service"), units.log("coffer-scrub.service"))
     assert scrub.wait(60) == 0, units.log("coffer-scrub.service").read_text(encoding="utf-8")
 
+    backed_up_by_its_unit(host, lambda: dicom(*store, str(tmp_path / "0.dcm")))
     next_version(host)
     host.cwd = str(ROOT)
     host.follow(block("upgrade.md", "Upgrade"))
@@ -193,6 +194,24 @@ def test_the_pages_are_followed_and_data_stays_untouched(host: Machine, tmp_path
     assert host.shell("command -v coffer").returncode == 1
     assert list(host.file("/etc/systemd/system").glob("coffer*")) == []
     assert units.enabled == set()
+
+
+def backed_up_by_its_unit(host: Machine, store: Callable[[], None]) -> None:
+    """Two nights of the backup's unit beside the server, each a moment after something was stored."""
+    host.run("install -d -o coffer -g coffer -m 0700 /mnt/backup /mnt/vault")
+    with host.file("/etc/coffer/coffer.toml").open("a", encoding="utf-8") as config:
+        config.write('\n[backup]\ntarget = "/mnt/backup"\nkeys = "/mnt/vault"\n')
+    unit, log = host.units.service("coffer-backup.service"), host.units.log("coffer-backup.service")
+    writable = (unit["ReadWritePaths"], f"/var/lib/{unit['StateDirectory']}", "/mnt/backup", "/mnt/vault")
+    for _ in range(2):
+        store()
+        for step in ("ExecStart", "ExecStartPost"):
+            done = host.units.launch({**unit, "ExecStart": unit[step]}, log, {each: each for each in writable})
+            assert done.wait(120) == 0, log.read_text(encoding="utf-8")
+    assert "left out" not in log.read_text(encoding="utf-8")
+    made = json.loads(host.run("sudo -u coffer coffer backup list --json"))["snapshots"]
+    assert [each["findings"] for each in made] == [0, 0]
+    host.run("sudo -u coffer coffer backup verify --all --keys /mnt/vault")
 
 
 def next_version(host: Machine) -> None:

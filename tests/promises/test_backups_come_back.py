@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,69 +25,18 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.server.backup.copies import copies_made
 from coffer.server.config.load import load_config
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_reading, open_writer
+from coffer.server.main.service import Server
+from tests.server.backed_up import base, contents, lose, made, original, settings, snapshots
 from tests.server.filled import flip, run, told
 from tests.server.three_studies import UIDS, configure, events, found, put
+
+__all__ = ["base", "made"]
 
 REASON = ("--reason", "r")
 ME = Officer(name="Meyer", account="meyer")
 SECRETS = (b"P-4711", b"P-99", *(uid.encode() for uid in UIDS))
-
-
-def settings(*keys: str) -> None:
-    here = Path.cwd()
-    table = (f"target = '{here / 'target'}'", f"keys = '{here / 'vault'}'", "minimum = 1", *keys)
-    configure("[integrity]", "mark = 'state/mark'", "[keys]", "key_file = 'data.key'", "[backup]", *table)
-
-
-def contents(where: str = "out") -> dict[str, bytes]:
-    """Every object of the archive, as files."""
-    shutil.rmtree(where, ignore_errors=True)
-    for uid in found():
-        run("get", "--study", uid, "--out", where)
-    return {path.name: path.read_bytes() for path in Path(where).rglob("*.dcm")}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive with two snapshots, and three objects that are only in the second."""
-    base = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(base)
-        for name in ("target", "vault", "state"):
-            Path(name).mkdir()
-        settings()
-        run("init")
-        put(UIDS[0])
-        told("backup", "run")
-        put(UIDS[1], patient_id="P-99")
-        told("backup", "run")
-        contents("original")
-    return base
-
-
-@pytest.fixture
-def base(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, which is the current folder; what is there at the end verifies with keys."""
-    shutil.copytree(made, tmp_path / "base")
-    monkeypatch.chdir(tmp_path / "base")
-    settings()
-    yield tmp_path / "base"
-    settings()
-    run("verify", "--level", "decrypt")
-
-
-def original() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path("original").rglob("*.dcm")}
-
-
-def snapshots() -> list[str]:
-    return [each["snapshot"] for each in told("backup", "list")["snapshots"]]  # type: ignore[attr-defined]
-
-
-def lose(*what: str) -> None:
-    for each in what:
-        shutil.rmtree(each)
 
 
 def test_the_archive_folder_is_gone(base: Path) -> None:
@@ -305,16 +253,56 @@ def test_another_archive_at_the_target_is_no_snapshot_of_this_one(base: Path) ->
     assert run("restore", "latest", "new", "--from", str(base / "forged"), "--no-keys", code=None).exit_code in {1, 3}
 
 
-def test_a_backup_runs_beside_a_writer_and_ends_at_what_is_signed(base: Path) -> None:
-    before = told("status")["records"]
+def stored(archive: WritableArchive) -> None:
+    archive.record_event(MarkRenewed(old_mark=None, mark=TreeHead(records=0, root="0" * 64), reason="r", by=ME))
+
+
+def test_a_backup_ends_at_what_is_signed_and_says_what_is_not(base: Path) -> None:
+    """Beside a writer that is no server and takes no orders."""
+    before, begun = told("status")["records"], clock_ms()
     with open_writer(load_config(Path("coffer.toml"))) as archive:
-        archive.record_event(MarkRenewed(old_mark=None, mark=TreeHead(records=0, root="0" * 64), reason="r", by=ME))
+        stored(archive)
         done = told("backup", "run")
         assert (done["records"], done["findings"]) == (before, [])
+        left = done["left_out"]
+        assert left["records"] == 1  # type: ignore[index]
+        assert begun <= left["since_ms"] <= clock_ms()  # type: ignore[index]
+        assert left["why"]  # type: ignore[index]
+        assert "1 records, the first stored at " in run("backup", "run").output
         archive.sign_checkpoint()
         done = told("backup", "run")
-        assert (done["records"], done["findings"]) == (before + 1, [])  # type: ignore[operator]
+        assert (done["records"], done["left_out"]) == (before + 1, None)  # type: ignore[operator]
     assert snapshots()[-1] == done["snapshot"]
+
+
+def test_a_backup_has_what_a_server_stored_a_moment_ago(base: Path) -> None:
+    before = told("status")["records"]
+    with Server(load_config(Path("coffer.toml"))) as server:
+        stored(server.services.archive)
+        Path("data.key").rename("safe.key")  # the command needs no key
+        done = told("backup", "run")
+        Path("safe.key").rename("data.key")
+        assert done["left_out"] is None
+        assert done["records"] > before  # type: ignore[operator]  # it may write events of its own
+
+
+def test_a_backup_signs_what_a_stopped_server_left_if_the_key_is_there(base: Path) -> None:
+    before = told("status")["records"]
+    with open_writer(load_config(Path("coffer.toml"))) as archive:
+        stored(archive)
+        shutil.copytree("data", "killed/data")
+        shutil.copytree("state", "killed/state")
+    lose("data", "state")
+    for name in ("data", "state"):
+        Path("killed", name).rename(name)
+    Path("data.key").rename("safe.key")
+    done = told("backup", "run")
+    assert (done["records"], done["left_out"]["records"]) == (before, 1)  # type: ignore[index]
+    assert "data.key" in done["left_out"]["why"]  # type: ignore[index]
+    Path("safe.key").rename("data.key")
+    done = told("backup", "run")
+    assert done["records"] > before  # type: ignore[operator]
+    assert done["left_out"] is None
 
 
 def test_a_drill_opens_what_comes_back_and_is_signed(base: Path) -> None:
@@ -325,8 +313,15 @@ def test_a_drill_opens_what_comes_back_and_is_signed(base: Path) -> None:
     assert text.startswith("RESTORABLE")
     assert "\n— " in text
     assert not any(uid in text for uid in UIDS)
-    keyless = told("backup", "drill", "--sample", "100")
-    assert (keyless["opened"], keyless["bodies"]) == (None, done["records"])
+    keyless = told("backup", "drill", "--sample", "100", "-o", "keyless.note")
+    assert (keyless["opened"], keyless["bodies"], keyless["signed"]) == (None, done["records"], True)
+    assert "\n— " in Path("keyless.note").read_text()
+    Path("data.key").rename("safe.key")
+    unsigned = told("backup", "drill", "--sample", "1", "-o", "unsigned.note")
+    assert (unsigned["findings"], unsigned["signed"]) == ([], False)
+    assert unsigned["bodies"] == done["records"]  # 1 % of so few would be none
+    assert "\n— " not in Path("unsigned.note").read_text()
+    Path("safe.key").rename("data.key")
     first = next(iter(sorted((base / "target").glob("*/pieces/*/*"), key=lambda path: -path.stat().st_size)))
     flip(first, 3000)
     assert told("backup", "drill", "--sample", "100", code=1)["findings"]

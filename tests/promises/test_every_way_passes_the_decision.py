@@ -92,6 +92,7 @@ COMMANDS = [
     ("backup recipient new me.identity", Action.MAKE_RECIPIENT),
     ("backup recipient show coffer.toml", Action.INSPECT),
     ("restore latest restored --from /b --no-keys", Action.RESTORE),
+    ("restore latest files --from /b --study 1.2.3", Action.RESTORE),
     ("scrub show", Action.INSPECT),
     ("scrub acknowledge", Action.ACKNOWLEDGE),
     ("checkpoint show", Action.INSPECT),

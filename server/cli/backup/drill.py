@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coffer.keys.errors import ConfigError
+from coffer.keys.errors import CofferError, ConfigError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.backup.places import NONE
@@ -16,6 +16,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.server.backup.drill import DrillResult
+    from coffer.server.config.settings import Config
 
 _FINDINGS = 1
 
@@ -28,9 +29,10 @@ Examples:
   coffer backup drill latest /mnt/backup --keys /mnt/vault --open --identity meyer.identity
 
 \b
-Brings a share of the snapshot back from the target alone: the chain of every record, and some bodies in full. With
---open the copy of the keyring is restored to a temporary folder and opens them with your key provider; the result is
-signed by the archive. It names no patient. Exit code 0 if all of it came back, 1 with findings.""",
+Brings a share of the snapshot back from the target alone: the chain of every record, and some bodies in full, about
+100 at least. With --open the copy of the keyring is restored to a temporary folder and opens them with your key
+provider. The result is signed by the archive that is here, if its key is at hand; with --open it must be. It names no
+patient. Exit code 0 if all of it came back, 1 with findings.""",
 )
 @click.argument("snapshot", default="latest")
 @click.argument("target", required=False)
@@ -61,7 +63,7 @@ def drill(  # noqa: PLR0917  one parameter for each option
     """Bring back a share of SNAPSHOT from TARGET, and say what came."""
     config = chosen.admit(Action.REHEARSE).config
     from coffer.archive.copies.shelf import find_snapshot
-    from coffer.server.backup.drill import Drill, signed
+    from coffer.server.backup.drill import Drill
     from coffer.server.backup.restoring import read_identity
     from coffer.server.backup.targets import open_target
 
@@ -78,19 +80,32 @@ def drill(  # noqa: PLR0917  one parameter for each option
             lambda count: bar.advance(count, found.total_bytes),
         )  # fmt: skip
         done = work.run(sample / 100, seed if seed is not None else int.from_bytes(os.urandom(4), "big"))
-    note = signed(config, done) if opens else done.serialize()
+    note, unsigned = _signed(config, done, required=opens)
     if out is not None:
         output.write_file(out, note)
-    _say(chosen, done, out)
+    _say(chosen, done, out, unsigned)
     if done.findings or done.same is False:
         click.get_current_context().exit(_FINDINGS)
 
 
-def _say(chosen: Chosen, done: DrillResult, out: Path | None) -> None:
+def _signed(config: Config, done: DrillResult, *, required: bool) -> tuple[bytes, str]:
+    """The result as a note, and nothing; or the bare result, and why it is not signed, unless it is `required`."""
+    from coffer.server.backup.drill import signed
+
+    try:
+        return signed(config, done), ""
+    except CofferError as error:
+        if required:
+            raise
+        return done.serialize(), str(error)
+
+
+def _say(chosen: Chosen, done: DrillResult, out: Path | None, unsigned: str) -> None:
     if chosen.json:
         counts = {"records": done.records, "bodies": done.bodies, "opened": done.opened, "same": done.same}
         share = {"sample": done.sample, "seed": done.seed, "findings": list(done.findings)}
-        output.as_json({"snapshot": done.snapshot, **counts, **share, "result": None if out is None else str(out)})
+        result = {"signed": not unsigned, "result": None if out is None else str(out)}
+        output.as_json({"snapshot": done.snapshot, **counts, **share, **result})
         return
     opened = "" if done.opened is None else f", {done.opened:,} of them opened"
     output.say(f"{done.snapshot}: the chain of {done.records:,} records, {done.bodies:,} bodies{opened}")
@@ -100,4 +115,6 @@ def _say(chosen: Chosen, done: DrillResult, out: Path | None) -> None:
     if done.same is False:
         output.say("finding: the archive here never signed this snapshot's checkpoint")
     if out is not None:
-        output.say(f"result      {out}")
+        output.say(
+            f"result      {out}{f', not signed: {output.plain(unsigned)}' if unsigned else ', signed by the archive'}"
+        )

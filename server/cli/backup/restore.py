@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coffer.archive.copies.target import Target
     from coffer.server.backup.kept_settings import KeptFile
     from coffer.server.backup.restoring import Restored
+    from coffer.server.backup.single_study import SingleStudy
     from coffer.server.config.settings import Config
 
 _FINDINGS = 1
@@ -30,13 +31,16 @@ Examples:
   coffer restore latest /srv/coffer --from /mnt/backup --no-keys        you put the keyring folder back yourself
   coffer restore latest /srv/coffer --identity meyer.identity           a keyring that is sealed to recipients
   coffer restore latest /tmp/then --at 2026-11-30T12:00                 as it was then, to read from
+  coffer restore latest /tmp/files --study 1.2.840.99999.1              one study, as files
 
 \b
 INTO must not exist or be empty. If it is interrupted, give the same command again: it goes on. Everything is verified
 at the end. Only the settings have no signature: they are written as coffer.toml.restored and users.toml.restored, which
 nothing reads, and what differs from the defaults is printed. It needs no key, except the identity of a sealed keyring;
-key file, HSM or shares come from where you keep them. Whoever writes to a restored archive decides first that it is the
-newest: docs/operations/restore.md.
+key file, HSM or shares come from where you keep them. With --study, INTO gets that study's objects as files, named as
+by `coffer get`, opened with the keys of the archive here, or with the newest copy of the keyring if there is none;
+nothing else is brought. That needs the right to export, too. Whoever writes to a restored archive decides first that it
+is the newest: docs/operations/restore.md.
 Exit code 0 if it is whole, 1 with findings.""",
 )
 @click.argument("snapshot")
@@ -48,6 +52,7 @@ Exit code 0 if it is whole, 1 with findings.""",
 @click.option(
     "--at", type=click.DateTime(["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]), help="The log as it was then, in UTC."
 )
+@click.option("--study", metavar="UID", default="", help="Write the objects of one study into INTO, as files.")
 @click.option(
     "--settings",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -66,21 +71,32 @@ def restore(  # noqa: PLR0917  one parameter for each option
     no_keys: bool,
     identity: Path | None,
     at: object,
+    study: str,
     settings: Path | None,
     vkey: str,
 ) -> None:
     """Restore SNAPSHOT (an id, or latest) into the folder INTO."""
+    if study and (at is not None or no_keys or settings is not None):
+        raise click.UsageError("--study goes with none of --at, --no-keys and --settings.")
     config = chosen.admit(Action.RESTORE).config
     from coffer.archive.copies.shelf import find_snapshot
     from coffer.server.backup.restoring import Restoring, read_identity
+    from coffer.server.backup.single_study import SingleStudy
     from coffer.server.backup.targets import open_target
 
     place = source or config.backup.target
     if not place:
         raise ConfigError("no target was given", hint="give --from TARGET")
+    who = None if identity is None else read_identity(identity)
+    if study:
+        officer = chosen.admit(Action.EXPORT).principal.officer
+        vault_place = keys or config.backup.keys
+        vault = open_target(vault_place) if vault_place not in {"", NONE} else None
+        shelf, found = find_snapshot(open_target(place), snapshot)
+        _one_study(chosen, SingleStudy(config, shelf, found, into.absolute(), officer, vault, who, vkey), study)
+        return
     vault = _vault(config, keys, no_keys=no_keys)
     shelf, found = find_snapshot(open_target(place), snapshot)
-    who = None if identity is None else read_identity(identity)
     with output.progress("restoring", hidden=chosen.json, in_bytes=True) as bar:
         total = 2 * found.total_bytes  # brought, and verified
         work = Restoring(
@@ -101,6 +117,35 @@ def restore(  # noqa: PLR0917  one parameter for each option
         _say(done, into, written)
     if done.findings:
         click.get_current_context().exit(_FINDINGS)
+
+
+def _one_study(chosen: Chosen, work: SingleStudy, study_uid: str) -> None:
+    with output.progress("looking for it", hidden=chosen.json) as bar:
+        work.progress = bar.reach
+        done = work.run(study_uid.strip())
+    existed = sum(each.existed for each in done.files)
+    if chosen.json:
+        output.as_json(
+            {
+                "snapshot": work.snapshot.id,
+                "folder": str(work.into),
+                "written": len(done.files) - existed,
+                "existed": existed,
+                "failed": [{"instance": uid, "reason": str(cause)} for uid, cause in done.failed],
+                "recorded": done.recorded,
+            }
+        )
+    else:
+        output.say(
+            f"{len(done.files) - existed} written to {work.into}, {existed} existed already, {len(done.failed)} failed"
+        )
+        for uid, cause in done.failed:
+            output.say(f"    {output.plain(uid)}: {output.plain(str(cause))}")
+        if not done.recorded:
+            output.say("It is recorded nowhere: the archive of this snapshot is not here.")
+        output.say("The files are not encrypted. coffer put stores them again where they are missing.")
+    if done.failed:
+        raise done.failed[0][1]
 
 
 def _vault(config: Config, given: str | None, *, no_keys: bool) -> Target | None:

@@ -97,8 +97,7 @@ def sign(chosen: Chosen) -> None:
     from coffer.archive.tree.checkpoint import latest_note, open_checkpoint
 
     before = latest_note(folder)
-    if not _signed_here(admitted) and not _signed_by_the_writer(admitted, folder) and not _signed_here(admitted):
-        raise LockedError("another process has just opened the archive", hint="run the command again")
+    sign_now(admitted, folder)
     note = signed_note(folder)
     signed = open_checkpoint(note, folder)
     if chosen.json:
@@ -113,6 +112,14 @@ for _command in (prove_inclusion, prove_consistency, check):
     checkpoint.add_command(_command)
 
 
+def sign_now(admitted: Admitted, folder: ArchiveFolder, patience_seconds: float = 60) -> None:
+    """Sign everything stored before the call: here, or by the process that writes the archive, which gets so many
+    seconds. Durable on return. Raises as `open_writer` and `sign_order.ask`; LockedError if writers came and went."""
+    if _signed_here(admitted) or _signed_by_the_writer(admitted, folder, patience_seconds) or _signed_here(admitted):
+        return
+    raise LockedError("another process has just opened the archive", hint="run the command again")
+
+
 def _signed_here(admitted: Admitted) -> bool:
     """Sign in this process; False if another process has the archive open for writing."""
     try:
@@ -123,7 +130,7 @@ def _signed_here(admitted: Admitted) -> bool:
     return True
 
 
-def _signed_by_the_writer(admitted: Admitted, folder: ArchiveFolder) -> bool:
+def _signed_by_the_writer(admitted: Admitted, folder: ArchiveFolder, patience_seconds: float) -> bool:
     """Have the process that writes the archive sign, and wait until it has; False if it ended before.
 
     Raises UnavailableError if it does not sign.
@@ -133,7 +140,7 @@ def _signed_by_the_writer(admitted: Admitted, folder: ArchiveFolder) -> bool:
 
     keyring = open_keyring(folder, provider_of(admitted.config.keys, folder.archive_id))
     try:
-        sign_order.ask(keyring, folder)
+        sign_order.ask(keyring, folder, patience_seconds)
     except WriterGoneError:
         return False
     finally:

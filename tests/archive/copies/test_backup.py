@@ -9,7 +9,9 @@ from coffer.archive.copies.memory_target import MemoryTarget
 from coffer.archive.copies.segments import as_archive
 from coffer.archive.copies.shelf import Shelf, Unusable, archives_at, find_snapshot
 from coffer.archive.copies.snapshot import Snapshot
-from coffer.archive.verify.verify import Verifier
+from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.checkpoint_history import read_entries
+from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError, UnavailableError
 from tests.archive.copies.conftest import PIECE, BackedUp, snapshot_id
 
@@ -106,6 +108,56 @@ def test_damage_of_the_archive_is_counted_and_stops_nothing(backed: BackedUp) ->
     path.write_bytes(data)
     repaired = backed.run()
     assert (repaired.findings, found_in(backed.shelf, repaired)) == (0, [])
+
+
+def test_what_the_target_does_not_return_is_no_snapshot(backed: BackedUp, memory: MemoryTarget) -> None:
+    put = memory.put
+
+    def lossy(name: str, data: bytes) -> None:
+        put(name, bytes([data[0] ^ 1]) + bytes(data[1:]) if "pieces" in name else data)
+
+    memory.put = lossy  # type: ignore[method-assign, assignment]
+    with pytest.raises(UnavailableError, match="does not return what was stored"):
+        backed.run()
+    assert backed.shelf.ids() == []
+
+
+def test_every_piece_is_sent_read_back_and_verified_once(backed: BackedUp, memory: MemoryTarget) -> None:
+    get, asked = memory.get, list[str]()
+
+    def counting(name: str, most: int = 1 << 30) -> bytes:
+        asked.append(name)
+        return get(name, most)
+
+    memory.get = counting  # type: ignore[method-assign]
+    made = backed.run()
+    segments = {backed.shelf.piece_name(piece) for each in made.segments for piece in each.blob.pieces}
+    assert sorted(name for name in asked if name in segments) == sorted(segments)
+    asked.clear()
+    assert found_as_a_snapshot(backed.shelf, made) == []
+    assert sorted(name for name in asked if name in segments) == sorted(segments)
+
+
+def found_as_a_snapshot(shelf: Shelf, snapshot: Snapshot) -> list[str]:
+    with as_archive(shelf, snapshot) as folder:
+        return [each.what for each in Verifier(folder, Options(tiles=False)).findings()]
+
+
+def test_every_checkpoint_of_a_snapshot_s_history_is_compared(backed: BackedUp) -> None:
+    backed.archive.fill(3, first=20)
+    backed.archive.checkpoint()
+    made = backed.run()
+    with as_archive(backed.shelf, made) as folder:
+        signer = backed.archive.signer
+        lie = signer.sign_note(folder.origin, Checkpoint(folder.origin, 15, bytes(32)).serialize())
+        path, notes = folder.checkpoint_history, [each.note for each in read_entries(folder)]
+        assert [each.size for each, _ in read_entries(folder)] == [0, 20, 23]
+        path.write_bytes(b"".join([*notes[:1], lie, *notes[1:]]))
+        found = [each.what for each in Verifier(folder, Options(tiles=False)).findings()]
+        assert found == ["the first 15 records are not those that were signed"]
+        path.write_bytes(b"".join([notes[1], notes[0], notes[2]]))
+        (out_of_order,) = Verifier(folder, Options(tiles=False)).findings()
+        assert "out of order" in out_of_order.what
 
 
 @pytest.mark.parametrize("what", ["flip", "cut", "gone", "swap"])

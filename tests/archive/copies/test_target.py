@@ -11,6 +11,7 @@ from coffer.archive.copies.memory_target import MemoryTarget
 from coffer.archive.copies.target import Target
 from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from coffer.server.backup.s3_target import S3Target
+from tests.keys.disk.test_durable import Recorder
 from tests.server.backup.s3_server import new_bucket, s3_server
 
 
@@ -85,6 +86,13 @@ def test_a_folder_that_is_not_mounted_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         FolderTarget(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
+
+
+def test_what_is_read_back_from_a_folder_comes_from_the_medium(tmp_path: Path) -> None:
+    calls = Recorder()
+    FolderTarget(tmp_path, calls=calls).put("one", b"first")
+    assert calls.names[-5:] == ["posix_fadvise", "close", "open", "fsync", "close"]
+    assert calls.names.index("rename") < calls.names.index("posix_fadvise")
 
 
 def test_what_is_planted_in_a_folder_is_not_followed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from coffer.archive.events.holds import HoldAdded, HoldRemoved
 from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.rekeys import RekeyOrdered, StudyRekeyed
-from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
+from coffer.archive.events.repairs import LossAccepted, ObjectsRestored, SegmentRepaired, SegmentsTaken
 from coffer.archive.events.shares import (
     CopyGone,
     CopyRegistered,
@@ -93,6 +93,7 @@ SAMPLES: Final[tuple[Event, ...]] = (
     ClockConfirmed(confirmed_ms=1_760_000_000_002, doubted_ms=2_075_360_000_000, reason="NTP was down", by=BY),
     LogEpochBegun(epoch=1, holder="golden", why="an example"),
     MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
+    ObjectsRestored(snapshot="20261201t020000z-0123456789ab", opened_by=("0" * 32,), files=3, by=BY),
     UsersLoaded(users_hash=HASH, users=12, single_officer=False, treatment_without_consent=True),
     CopyRegistered(copy="01020304", of="keyring", place="tape 17", newest=2, feed=9, ends_ms=1_762_592_000_000, by=BY),
     CopyGone(copy="01020304", of="provider", place="safe", newest=2, reason="in the shredder", by=BY),

@@ -80,6 +80,17 @@ def test_behind_a_damaged_header_the_tree_is_still_proved(ten: SmallArchive) -> 
     assert {f.segment for f in found(ten, ALL)} == {2, 3}
 
 
+def test_threads_find_what_one_pass_finds(ten: SmallArchive) -> None:
+    alone, shared = Verifier(ten.folder, ALL), Verifier(ten.folder, replace(ALL, jobs=3, threads=True))
+    assert list(alone.findings()) == list(shared.findings()) == []
+    assert alone.summary == shared.summary
+    for seq in (1, 7, 29):
+        flip(ten, seq, HEADER.size + 3)
+    assert [f.seq for f in found(ten, replace(ALL, jobs=3, threads=True))] == [1, 7, 29]
+    with pytest.raises(InputError):
+        Verifier(ten.folder, Options(VerifyLevel.DECRYPT, jobs=3, threads=True), open_records=opener)
+
+
 @pytest.mark.parametrize("jobs", [2, 4])
 def test_several_processes_find_the_same_in_the_same_order(
     ten: SmallArchive, jobs: int, monkeypatch: pytest.MonkeyPatch

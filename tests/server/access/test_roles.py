@@ -148,7 +148,7 @@ def test_nobody_is_let_in_who_is_no_user_and_no_peer_administers() -> None:
 def test_the_account_that_owns_the_file_of_users_starts_the_server_verifies_and_no_more() -> None:
     of = policy(user("admin"), owner="coffer")
     allowed = {each for each in Action if asked(of, each, Principal.person("coffer", "coffer")) == Permit()}
-    assert allowed == {Action.SERVE, Action.VERIFY, Action.BACKUP}
+    assert allowed == {Action.SERVE, Action.VERIFY, Action.BACKUP, Action.PRUNE}
     as_user = policy(user("admin"), user("clerk", accounts=frozenset({"coffer"})), owner="coffer")
     assert asked(as_user, Action.SERVE, Principal.person("u", "coffer")) == Permit()
 

@@ -4,15 +4,17 @@ Rule: believes headers and footers only to find the place; whoever takes the byt
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-from coffer.archive.copies.snapshot import END_BYTES
 from coffer.archive.format import segment
 from coffer.archive.format.chain import pass_over, read_footer, read_segment_header
 from coffer.archive.store.segment_store import LOG, SegmentStore, segment_numbers
 from coffer.archive.store.source import Source
 from coffer.keys.errors import IntegrityError
 
-__all__ = ["Extent", "extents"]
+__all__ = ["END_BYTES", "Extent", "extents"]
+
+END_BYTES: Final = segment.FOOTER_TAIL.size  # of a footer: its length, its SHA-256 and its end magic
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def _whole(store: SegmentStore, number: int) -> Extent:
     with store.open(LOG, number) as source:
         size = source.size
         end = source.read(size - END_BYTES, END_BYTES) if size > END_BYTES else b""
-    if segment.FOOTER_TAIL.size != END_BYTES or len(end) != END_BYTES or segment.footer_length(end) is None:
+    if len(end) != END_BYTES or segment.footer_length(end) is None:
         raise IntegrityError(
             f"segment {number} has no footer",
             hint="coffer verify says what is damaged, coffer repair --from COPY mends it",
