@@ -111,6 +111,7 @@ SLOWEST = (
     "test_shred_finish.py",
     "test_sequences.py",
     "test_rekey_stopped.py",
+    "test_shares_stopped.py",
     "test_shortages.py",
     "test_corpus.py",
     "test_volumes.py",
