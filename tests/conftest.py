@@ -95,18 +95,35 @@ def shared_data() -> Path:
     return data
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: half of a test's time is waiting, for a disk, another process or the clock."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 SLOWEST = (
     "test_install.py",
+    "test_every_byte.py",
+    "test_the_index_cannot_hide.py",
     "test_every_kill.py",
-    "test_forgery.py",
-    "test_faults.py",
-    "test_corpus.py",
-    "test_crash.py",
-    "test_a_wrong_clock_grants_nothing.py",
-    "test_sequences.py",
     "test_every_change_is_signed.py",
+    "test_forgery.py",
+    "test_shred_finish.py",
+    "test_sequences.py",
+    "test_rekey_stopped.py",
+    "test_shares_stopped.py",
+    "test_shortages.py",
+    "test_corpus.py",
+    "test_volumes.py",
     "test_bytes_in_bytes_out.py",
-    "test_cli_archive.py",
+    "test_a_wrong_clock_grants_nothing.py",
+    "test_every_remedy_works.py",
+    "test_workers.py",
+    "test_rekey.py",
+    "test_crash.py",
+    "test_patients_apart.py",
+    "test_the_anchor_lies_outside.py",
+    "test_faults.py",
 )
 
 

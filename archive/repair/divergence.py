@@ -7,7 +7,7 @@ Every step is durable before the next and can be repeated: after an interruption
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import LOG, SealedSegment, segment_numbers
+from coffer.archive.store.writer_lock import writer
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, set_aside
 from coffer.archive.tree.key_history import KeyHistory, adopt, continue_from, generation_of, read_key_history
@@ -337,7 +338,14 @@ def _consistent(report: Report, chain: Chain) -> int:
 
 
 def _scan(folder: ArchiveFolder, number: int, *cuts: int) -> Report:
-    return scan(Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS, cuts=cuts))
+    task = Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS, cuts=cuts)
+    return scan(replace(task, is_written=partial(_is_appended_to, folder)))
+
+
+def _is_appended_to(folder: ArchiveFolder) -> bool:
+    """Whether another process may append now. This one may hold the lock, and appends nothing meanwhile."""
+    holder = writer(folder.lock)
+    return holder is not None and not holder.is_this_process()
 
 
 def _whole_groups(

@@ -7,21 +7,17 @@ never open anything but a regular file. It does not open the files that it finds
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-from pydicom import dcmread
-from pydicom.multival import MultiValue
-from pydicom.tag import Tag
 
 from coffer.keys.errors import InputError
 
 __all__ = ["Found", "find_files", "read_media_directory"]
 
 _MAX_DIRECTORY: Final = 256 << 20
-_RECORDS, _FILE_ID = Tag(0x0004, 0x1220), Tag(0x0004, 0x1500)
+_RECORDS, _FILE_ID = 0x0004_1220, 0x0004_1500  # Directory Record Sequence, Referenced File ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +65,8 @@ def _under(path: Path) -> Iterator[Found]:
 def read_media_directory(path: Path) -> list[Found]:
     """The files a DICOMDIR refers to (PS3.3 F.3.2.2), in its order; a reference that leaves its folder, or leads
     nowhere, is reported as a problem. Raises InputError if it cannot be read as a DICOMDIR."""
+    from pydicom import dcmread  # here: a command that is given no DICOMDIR need not pay for it
+
     try:
         if path.stat().st_size > _MAX_DIRECTORY:
             raise InputError(f"{path} is too large for a DICOMDIR")
@@ -85,7 +83,7 @@ def read_media_directory(path: Path) -> list[Found]:
 
 
 def _components(value: object) -> list[str]:
-    parts = value if isinstance(value, MultiValue | list | tuple) else str(value or "").split("\\")
+    parts = value if isinstance(value, MutableSequence | tuple) else str(value or "").split("\\")
     return [str(part).strip() for part in parts if str(part).strip()]
 
 

@@ -257,9 +257,13 @@ def test_a_recovery_is_recorded_once(made: Path, mine: Path, monkeypatch: pytest
             kept.append((Path("data/pending.json").read_bytes(), Path("data/checkpoints/latest").read_bytes()))
         leave(archive)
 
+    def waits(_seconds: float) -> None:
+        raise AssertionError("it waits for a writer, and is the only one")
+
     leave = opening._leave_deferred
     with monkeypatch.context() as patch:
         patch.setattr(opening, "_leave_deferred", keep)
+        patch.setattr("coffer.archive.verify.scan.time.sleep", waits)
         run("recover", "accept-loss", "--to", str(told("recover", "show", code=1)["records"]))
     assert _repairs() == 1
     ((announced, latest),) = kept

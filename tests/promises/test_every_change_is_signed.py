@@ -39,7 +39,7 @@ from coffer.server.engine.opening import open_writer
 from tests.keyless import rows_of
 from tests.server.filled import flip, part10, run, told
 from tests.server.served import COFFER, serving
-from tests.server.stopped import stopped
+from tests.server.stopped import in_memory, stopped
 from tests.server.three_studies import UIDS, configure, put, put_back, slices
 
 SHARES = ("--share", "shares/1", "--share", "shares/2")
@@ -47,6 +47,7 @@ REASON = ("--reason", "r")
 Words = tuple[str, ...]
 WRITEV = SystemCalls.writev
 DIED = 77
+tmp_path = in_memory
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
 """A command in a process that dies at one of its durable steps."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from coffer.archive.log import LogWriter
@@ -9,6 +12,15 @@ from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.cli import main
+from tests.peers.killing import folder_in_memory
+
+
+@pytest.fixture
+def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a module says `tmp_path = stopped.in_memory`: syncs cost nothing there, and a process that ends loses
+    nothing that it wrote."""
+    with folder_in_memory("stopped", tmp_path_factory.getbasetemp()) as folder:
+        yield folder
 
 
 def stop_at(number: int) -> None:

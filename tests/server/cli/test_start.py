@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from coffer.server.cli import main
+from tests.server.filled import run, study_files
 
 COMMAND = "from coffer.server.cli import main\ntry: main()\nfinally: print('\\n', *sys.modules)"
 DICOM = {"pydicom", "pynetdicom"}
@@ -57,6 +58,15 @@ def test_a_command_that_reads_an_archive(words: list[str], tmp_path: Path, monke
     modules = loaded(COMMAND, *words, cwd=tmp_path)
     assert "coffer.index.index" in modules
     assert not modules & (DICOM | NETWORK | {"numpy", "prometheus_client", "rich"})
+
+
+def test_put_without_a_dicomdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("init")
+    study_files(Path("files"))
+    modules = loaded(COMMAND, "put", "files", cwd=tmp_path)
+    assert "coffer.server.services.media" in modules
+    assert not modules & (DICOM | {"asyncio", "requests", "starlette", "urllib3", "uvicorn", "rich"})
 
 
 def test_a_worker_until_its_first_pixels(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.retention.selection import by_study
 from tests.server import three_studies
 from tests.server.filled import copy_archive, part10, run, told
-from tests.server.stopped import stopped
+from tests.server.stopped import in_memory, stopped
 from tests.server.three_studies import UIDS, configure, events, found, put, slices
 
+tmp_path = in_memory
 archive = three_studies.archive
 
 

@@ -21,9 +21,10 @@ from coffer.server.erasure.shred import wait_until_compacted
 from coffer.server.keyops.epochs import EpochAdmin
 from tests.server import three_studies
 from tests.server.filled import copy_archive, part10, run, told
-from tests.server.stopped import stopped
+from tests.server.stopped import in_memory, stopped
 from tests.server.three_studies import UIDS, effective_at_once, events, found, put, slices, states
 
+tmp_path = in_memory
 archive = three_studies.archive
 
 

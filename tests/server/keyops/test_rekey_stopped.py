@@ -13,9 +13,10 @@ from coffer.keys.providers.key_file import KeyFileProvider
 from tests.server import rekeyed
 from tests.server.filled import copy_archive, run, told
 from tests.server.rekeyed import COMMAND, STUDY, engine, got, index_rows, key_ids, put_one_more, stop_in
-from tests.server.stopped import stopped
+from tests.server.stopped import in_memory, stopped
 from tests.server.three_studies import UIDS, events, found
 
+tmp_path = in_memory
 archive = rekeyed.archive
 
 

@@ -23,12 +23,14 @@ from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.keyops.share_files import split_key
 from coffer.server.keyops.share_recovery import drill, read_shares, recover
+from tests.server.stopped import in_memory
 from tests.services import services
 
 E = TypeVar("E", bound=Event)
 CHANGES = ("open", "writev", "rename", "mkdir", "link", "unlink")
 WHO = Principal.person("Meyer", "pacs")
 STOPPED = 77
+tmp_path = in_memory
 
 
 def config_of(base: Path) -> Config:
