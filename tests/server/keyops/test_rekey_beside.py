@@ -141,7 +141,7 @@ def test_a_server_goes_on_with_what_was_stopped_while_it_stores(archive: Path) -
         sender = threading.Thread(target=lambda: statuses.extend(send(port, datasets)))
         sender.start()
         shown = told(*COMMAND)
-        sender.join(60)
+        sender.join(240)
         assert len(json.loads(run("find", "--json").stdout)) == 3
         assert {name: data for name, data in got(STUDY).items() if name in whole} == whole
     assert statuses == [0] * len(datasets)

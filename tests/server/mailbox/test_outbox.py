@@ -70,7 +70,7 @@ def test_killed_at_every_step_each_event_is_logged_once(config: Config) -> None:
         step += 1
         with open_writer(config) as archive:
             assert (events.waiting(archive.keyring), archive.deliver()) == ([], 0)  # done at opening
-    assert step == 2 * 2 * DURABLE_STEPS + 1
+    assert step >= 2 * 2 * DURABLE_STEPS + 1  # each of them was died at, and every further one
     logged = times_logged(config)
     assert (len(logged), set(logged.values())) == (2 * step, {1})
 
