@@ -13,12 +13,14 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import orders
+from coffer.server.host.control import objection
 from coffer.server.mailbox import writer_process
 
 __all__ = ["ask", "is_waited_for"]
 
 _POLL_SECONDS: Final = 0.1
 _PATIENCE_SECONDS: Final = 60.0
+_ASK_SECONDS: Final = 10.0
 _COUNTS_MS: Final = 2 * round(_PATIENCE_SECONDS * 1000)
 
 
@@ -30,15 +32,20 @@ def is_waited_for(keyring: Keyring, now_ms: int) -> bool:
 def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATIENCE_SECONDS) -> None:
     """Give an order and wait: on return a checkpoint over everything stored before the call is signed.
 
-    Raises UnavailableError, and withdraws the order, if the writer does not sign in time; WriterGoneError if it has
-    ended; HistoryError if the order is gone because the keyring was put back.
+    Raises UnavailableError, and withdraws the order, if the writer does not sign in time, or says that it cannot;
+    WriterGoneError if it has ended; HistoryError if the order is gone because the keyring was put back.
     """
-    end = time.monotonic() + patience_seconds
+    began = time.monotonic()
     order = orders.give(keyring, clock_ms())
     try:
+        asked = began
         while orders.is_waiting(keyring, order):
-            if time.monotonic() >= end:
+            now = time.monotonic()
+            if now >= began + patience_seconds:
                 raise _late(folder, patience_seconds)
+            if now >= asked + _ASK_SECONDS:  # by then a server has tried again what failed before
+                asked = now
+                _require_no_objection(folder)
             writer_process.require(folder, "nothing was signed")
             time.sleep(_POLL_SECONDS)
             keyring.require_kept()
@@ -46,6 +53,12 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
     except BaseException:
         orders.remove(keyring, [order])
         raise
+
+
+def _require_no_objection(folder: ArchiveFolder) -> None:
+    cause = objection(folder.path, "signed")
+    if cause is not None:
+        raise UnavailableError(f"the server cannot sign: {cause}", hint=cause.hint())
 
 
 def _late(folder: ArchiveFolder, seconds: float) -> UnavailableError:

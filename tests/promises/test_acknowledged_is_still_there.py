@@ -235,6 +235,21 @@ def test_what_stands_at_a_name_that_is_written_is_told_at_once_and_moved_away_as
     assert found["findings"] == []
 
 
+def test_who_orders_a_checkpoint_is_told_why_none_is_signed(config: Config) -> None:
+    with serving():
+        assert stored(config, 1) == SUCCESS
+        run_beside("checkpoint", "sign")
+        folder_at_the_tile(Path("data/tiles/tile"), signed_size() + 1)
+        assert stored(config, 2) == SUCCESS
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            run_beside("checkpoint", "sign")
+        assert refused.value.returncode == 6
+        assert "the server cannot sign: " in refused.value.stderr
+        assert "stands where Coffer has to write" in refused.value.stderr
+        shutil.rmtree(Path("data/tiles/tile/0/000.p") / str(signed_size() + 1))
+    assert told("verify", "--level", "decrypt")["findings"] == []
+
+
 def test_nothing_is_acknowledged_beyond_the_bound_and_again_once_the_way_is_clear(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,7 +193,9 @@ def test_a_name_matches_in_whatever_spelling_of_its_empty_end(key: str, name: st
 
 
 @given(
-    st.sampled_from([NAME, ID, UID, DATE, TIME, DATETIME, NUMBER, COMMENTS]), st.lists(st.text(max_size=30), max_size=32), st.text()
+    st.sampled_from([NAME, ID, UID, DATE, TIME, DATETIME, NUMBER, COMMENTS]),
+    st.lists(st.text(max_size=30), max_size=32),
+    st.text(),
 )
 def test_no_key_and_no_value_raise(tag: int, keys: list[str], value: str) -> None:
     compile_key(tag, tuple(keys)).matches((value,))
