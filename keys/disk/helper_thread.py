@@ -66,7 +66,7 @@ class HelperThread:
         self._name: Final = name
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._is_running = False
+        self._thread: threading.Thread | None = None
         self._waiting = 0  # tasks that are not done
 
     @property
@@ -78,14 +78,22 @@ class HelperThread:
         """Return what `work` returns, or raise what it raises. It calls what it is given when it waits no more; until
         then TimeoutError is raised after so many seconds, and the call raises, where it comes later."""
         with self._lock:
-            if not self._is_running:
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
-                self._is_running = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
             self._waiting += 1
         task = _Task(work)
         self._tasks.put(task)
         result: T = task.outcome(seconds)
         return result
+
+    def rest(self) -> None:
+        """Return once the thread has ended, after the tasks that it has; the next one begins another thread. Used by
+        nobody else meanwhile."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._tasks.put(None)
+            thread.join()
 
     def end(self) -> None:
         """Let the thread end after the tasks that it has. Harmless when repeated."""

@@ -88,6 +88,8 @@ class LmdbFile:
         self._here = _identity(self._lock)
         if self._here is not None:
             _open_here.add(self._here)
+        if self.is_readonly:
+            self._helper.rest()  # a receiving process confines itself after this, while it has one thread
 
     def _bounded(self, work: Callable[[Callable[[], None]], T]) -> T:
         self.require_reachable()

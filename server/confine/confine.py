@@ -9,12 +9,16 @@ import platform
 import resource
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Final
 
 from coffer.server.confine import kernel, landlock, seccomp
 from coffer.server.confine.needs import Needs
 
 __all__ = ["confine"]
+
+_LEAVING_SECONDS: Final = 0.1
 
 
 def confine(needs: Needs) -> tuple[str, ...]:
@@ -45,10 +49,15 @@ def confine(needs: Needs) -> tuple[str, ...]:
 
 def _threads() -> int:
     """How many threads this process has, those of C libraries included."""
+    end = time.monotonic() + _LEAVING_SECONDS
     try:
-        return sum(1 for _ in Path("/proc/self/task").iterdir())
+        while (count := sum(1 for _ in Path("/proc/self/task").iterdir())) > 1:
+            if threading.active_count() > 1 or time.monotonic() > end:
+                break
+            time.sleep(0.001)  # to Python one that has been joined is gone, to the kernel a moment later
     except OSError:
         return threading.active_count()
+    return count
 
 
 def _limit_files(largest: int | None) -> None:

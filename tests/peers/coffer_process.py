@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,17 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.server import filled
+from tests.server.filled import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COFFER = Path(os.environ.get("COFFER_PROGRAM", Path(sys.executable).with_name("coffer")))
 START_SECONDS = 30
-
-
-def free_port() -> int:
-    """A port nobody listens on now. Another process may take it in between: the caller starts again then."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass(slots=True)

@@ -49,11 +49,18 @@ def told(*args: str, code: int = 0) -> dict[str, object]:
     return value
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("", 0))  # free on every address: a peer may connect from any of them
-        return int(sock.getsockname()[1])
+    """A TCP port that nobody listens on, at any address, and that this process was not given before."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("", 0))  # a peer may connect from any address
+            port = int(sock.getsockname()[1])
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 def part10(ds: Dataset) -> bytes:

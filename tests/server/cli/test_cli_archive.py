@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from coffer.server.main.service import Server
 from coffer.server.services.api import StoreRequest
 from coffer.server.services.importing import Importer, Outcome
 from coffer.server.services.part10 import Part10, header_bytes
+from tests.server.filled import free_port
 from tests.services import services
 
 COFFER = Path(sys.executable).with_name("coffer")
@@ -52,12 +52,6 @@ def part10(ds: Dataset) -> bytes:
     """The data set as a file."""
     uids = str(ds.SOPClassUID), str(ds.SOPInstanceUID), "1.2.840.10008.1.2.1"
     return header_bytes(Part10(*uids, preamble=b"", file_meta=b"", start=0), "TESTER") + encoded(ds)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture

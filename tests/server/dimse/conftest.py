@@ -20,6 +20,7 @@ from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics
 from coffer.server.services.api import Instance, Matches, Planned, StoreOutcome, StoreRequest
 from tests.gates import open_gate
+from tests.server.filled import free_port
 
 
 class Kept:
@@ -107,13 +108,6 @@ class InThisProcess:
 
     def end(self, place: AssociationPlace) -> None:
         raise AssertionError("nobody said that an association is idle")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

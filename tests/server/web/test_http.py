@@ -16,6 +16,7 @@ from coffer.server.config.settings import Http
 from coffer.server.identity.admission import Connected
 from coffer.server.observe.metrics import Metrics
 from coffer.server.web import http
+from tests.server.filled import free_port
 
 reasons: list[str] = []
 concerns: list[str] = []
@@ -26,12 +27,6 @@ class Everybody:
 
     def may_monitor(self, authorization: str, by: Connected) -> bool | None:
         return True
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ An archive in which every search is long is made by letting the searchable table
 
 import gc
 import itertools
-import socket
 import threading
 import time
 import weakref
@@ -34,6 +33,7 @@ from coffer.server.workers import messages as m
 from coffer.server.workers.search import Search
 from coffer.server.workers.turns import Turns
 from tests.server.dimse.raw_peer import Broken, Message, RawRequestor
+from tests.server.filled import free_port
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 FIND, GET = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.1.3"
@@ -43,12 +43,6 @@ NOTHING = encode_identifier({LEVEL: ("STUDY",), STUDY_UID: (), NAME: ("NOBODY^*"
 ALL = encode_identifier({LEVEL: ("STUDY",), STUDY_UID: ()}, (), implicit=True)
 EXACT = encode_identifier({LEVEL: ("STUDY",), STUDY_UID: (UID,)}, (), implicit=True)
 PATIENT = encode_identifier({LEVEL: ("PATIENT",), PATIENT_ID: (str(sample_study()[0].PatientID),)}, (), implicit=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: str, done: Callable[[], bool], seconds: float = 30.0) -> None:

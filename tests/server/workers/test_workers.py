@@ -51,14 +51,9 @@ from coffer.server.workers.messages import Renewed
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 from tests.peers.dicom_client import get
 from tests.server.dimse.raw_peer import RawRequestor
+from tests.server.filled import free_port
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
