@@ -12,8 +12,8 @@ from typing import Final
 from coffer.index.dicom.headers import scan
 from coffer.keys.errors import (
     CofferError,
-    IndexAlteredError,
     InputError,
+    IntegrityError,
     KeyUnavailableError,
     MismatchError,
     UnavailableError,
@@ -67,7 +67,8 @@ class Importer:
     def put(self, path: Path) -> Result:
         """Store one file; durable on return of STORED or DUPLICATE.
 
-        Raises UnavailableError if the archive cannot continue, IndexAlteredError. The content of a file never raises:
+        Raises UnavailableError if the archive cannot continue, IntegrityError if it is not what was written. The content
+        of a file never raises:
         the files after it are imported whatever its outcome.
         """
         try:
@@ -100,8 +101,8 @@ class Importer:
         outcome, size = self._send(path, found, sop_class, sop_instance, keep_meta=claimed)
         if isinstance(outcome.error, MismatchError) and claimed and (own := self._identity(path, found)):
             outcome, size = self._send(path, found, *own, keep_meta=False)
-        if isinstance(outcome.error, IndexAlteredError):
-            raise outcome.error  # not of this file: nothing can be stored
+        if isinstance(outcome.error, IntegrityError):
+            raise outcome.error  # not of this file: of the archive, where nothing more may be stored
         if outcome.error is not None:
             is_shortage = isinstance(outcome.error, UnavailableError | KeyUnavailableError)
             return Result(path, Outcome.FAILED, str(outcome.error), size, is_shortage)

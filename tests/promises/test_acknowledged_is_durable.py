@@ -160,7 +160,7 @@ def test_one_reading_that_comes_short_or_fails_loses_nothing(
         copy.require_all(write=True)
         shutil.rmtree(copy.base)
     assert bool(refused) == fails
-    assert all("cannot be read: Input/output error" in told for told in refused)
+    assert [told for told in refused if not told.endswith(": Input/output error")] == []
 
 
 # Bytes that rot

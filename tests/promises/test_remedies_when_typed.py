@@ -6,7 +6,9 @@ remedy that is offered for it.
 
 import hashlib
 import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -231,6 +233,8 @@ def obey(said: str, copy: Path, heap: Path) -> None:
     named = re.search(r"(?:archive: (\S+)|(/\S+)) (?:is a |cannot be read)", said)
     if named and ("move it away" in said or named[1]):
         Path("archive", named[1] or named[2]).rename(heap / str(len(list(heap.iterdir()))))
+    elif moved := re.search(r"remedy: (mv \S+ \S+)", said):
+        subprocess.run(shlex.split(moved[1]), check=True)
     elif "coffer index rebuild" in said:
         carry_out(["index", "rebuild"], copy, heap)
     elif "coffer repair --from COPY" in said:

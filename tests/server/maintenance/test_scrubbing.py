@@ -73,7 +73,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     stop = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < stop
-        time.sleep(0.02)
+        time.sleep(0.1)  # a page may be asked for 20 times a second
 
 
 def page(server: Server, path: str) -> str:
