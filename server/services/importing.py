@@ -67,9 +67,8 @@ class Importer:
     def put(self, path: Path) -> Result:
         """Store one file; durable on return of STORED or DUPLICATE.
 
-        Raises UnavailableError if the archive cannot continue, IntegrityError if it is not what was written. The content
-        of a file never raises:
-        the files after it are imported whatever its outcome.
+        Raises UnavailableError if the archive cannot continue, IntegrityError if it is not what was written. The
+        content of a file never raises: the files after it are imported whatever its outcome.
         """
         try:
             with path.open("rb") as file:
