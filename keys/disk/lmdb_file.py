@@ -22,6 +22,7 @@ import lmdb
 from coffer.keys.disk import opening
 from coffer.keys.disk.helper_thread import HelperThread
 from coffer.keys.disk.lmdb_environment import environment, locked_out, readers_go_on
+from coffer.keys.disk.syscalls import converted
 from coffer.keys.errors import UnavailableError
 
 __all__ = ["LmdbFile"]
@@ -118,8 +119,11 @@ class LmdbFile:
         is_spare = bool(self._spare)
         while self._spare:
             self._used.pop(id(self._spare.pop()), None)
-        if not is_spare and not readers_go_on(self._fd, _PATIENCE_SECONDS):
-            raise locked_out(self._data, self._lock, _PATIENCE_SECONDS)
+        if not is_spare:
+            with converted("read", self._lock or self._data):
+                goes_on = readers_go_on(self._fd, _PATIENCE_SECONDS)
+            if not goes_on:
+                raise locked_out(self._data, self._lock, _PATIENCE_SECONDS)
         return self._noted(_begun(self._env))
 
     def _noted(self, txn: Any) -> Any:
