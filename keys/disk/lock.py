@@ -27,7 +27,17 @@ from coffer.keys.disk.reading import read_up_to
 from coffer.keys.disk.syscalls import SYSTEM
 from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 
-__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "in_turn", "is_foreign", "this_process"]
+__all__ = [
+    "ChangeLock",
+    "FolderLock",
+    "Holder",
+    "ProcessLock",
+    "holder",
+    "in_turn",
+    "is_folder_locked",
+    "is_foreign",
+    "this_process",
+]
 
 _LONGEST: Final = 1 << 16
 _BEGIN: Final = b'{"pid"'  # how every lock text starts
@@ -183,6 +193,44 @@ def in_turn(fd: int, busy: str) -> Iterator[bool]:
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class FolderLock:
+    """A flock on a folder itself, from construction to `close`: no name in it can be taken away or put back beneath it.
+    Where the file system locks no folders it holds nothing. Raises LockedError with `busy` as its message."""
+
+    def __init__(self, folder: Path, busy: str, hint: str) -> None:
+        self._fd = SYSTEM.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
+        try:
+            is_free = _locked(self._fd)
+        except OSError:
+            is_free = True
+        if not is_free:
+            self.close()
+            raise LockedError(busy, hint=hint)
+
+    def close(self) -> None:
+        """Release it. Harmless when repeated."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def is_folder_locked(folder: Path) -> bool:
+    """Whether a `FolderLock` is held on it now."""
+    try:
+        fd = SYSTEM.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
 
 
 def holder(path: Path) -> Holder | None:

@@ -25,6 +25,7 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import read_checkpoint
+from coffer.archive.tree.leaves import Leaves
 from coffer.index.dicom.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID
 from coffer.index.dicom.headers import scan
 from coffer.index.instance.entry import Identity, extract
@@ -39,6 +40,7 @@ from coffer.keys.disk import durable, opening
 from coffer.keys.errors import (
     CofferError,
     ConfigError,
+    HistoryError,
     IntegrityError,
     KeyUnavailableError,
     NotFoundError,
@@ -104,6 +106,8 @@ class SingleStudy:
         segments = SnapshotSegments({number: (size, openers[number]) for number, size in sizes.items()})
         with as_archive(self.shelf, self.snapshot, segments) as folder, self._keyring(folder) as (keyring, is_here):
             self._require_ours(folder)
+            if self._log_here() not in {None, (self.snapshot.size, self.snapshot.root)}:
+                raise self._another_log()
             with closing(LogReader(folder)) as reader:
                 bodies = Bodies(folder.archive_id, reader, keyring.study)
                 records = self._records(study_uid, reader, keyring)
@@ -130,6 +134,25 @@ class SingleStudy:
                 with closing(LogReader(here)) as log:
                     missed(here, keyring, log).require_none_shredded()
             yield keyring, here is not None
+
+    def _log_here(self) -> tuple[int, bytes] | None:
+        """The root of the log of the archive here at the snapshot's size; None if there is none here. A copy that went
+        on, as in a restore drill, has the same keys, and everything in its snapshots opens. Raises HistoryError."""
+        here = self._here()
+        if here is None:
+            return None
+        if read_checkpoint(here).size < self.snapshot.size:
+            raise self._another_log()
+        tree = Frontier()
+        Leaves(here).grow(tree, self.snapshot.size)
+        return tree.size, tree.root()
+
+    def _another_log(self) -> HistoryError:
+        return HistoryError(
+            f"snapshot {self.snapshot.id} has records that the archive here does not have: "
+            "it is of a copy that went on, or the archive here lost something",
+            hint="coffer recover show tells whether it did; name another snapshot: coffer backup list",
+        )
 
     def _here(self) -> ArchiveFolder | None:
         """The archive that is configured here, if the snapshot is of it."""

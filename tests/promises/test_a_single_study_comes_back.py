@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import shutil
 import zlib
 from pathlib import Path
 
@@ -121,3 +122,21 @@ def test_who_may_not_export_restores_no_study(base: Path) -> None:
     (
         Path("users.toml") if Path("users.toml").exists() else Path(load_config(Path("coffer.toml")).access.users)
     ).unlink()
+
+
+def test_a_snapshot_of_a_copy_that_went_on_gives_no_study_here(base: Path) -> None:
+    """Whoever writes the target adds a drill's snapshot: the keys open it, and it has what was never stored here."""
+    other = next(slices(UIDS[0], "P-4711"))
+    other.SOPInstanceUID = "1.2.3.77"
+    settings = Path("coffer.toml").read_text()
+    shutil.copytree("data", "drill")
+    shutil.copytree("state", "drill-state")
+    Path("drill.toml").write_text(settings.replace("'data'", "'drill'").replace("'state/mark'", "'drill-state/mark'"))
+    Path("more.dcm").write_bytes(part10(other))
+    run("--config", "drill.toml", "put", "more.dcm", code=None)
+    planted = told("--config", "drill.toml", "backup", "run")["snapshot"]
+    for wanted in (str(planted), "latest"):
+        assert "is of a copy that went on" in run("restore", wanted, "files", "--study", UIDS[0], code=13).stderr
+    assert not Path("files").exists() or files_of(UIDS[0]) == {}
+    run("restore", snapshots()[0], "files", "--study", UIDS[0])
+    assert len(files_of(UIDS[0])) == 3

@@ -295,3 +295,18 @@ def test_a_signer_that_hangs_or_is_gone_is_no_signer() -> None:
     waits.signed(begun=1000.0, is_all=True)
     assert waits.seconds() == 0.0
     waits.require()
+
+
+def test_whoever_removes_the_lock_file_makes_no_second_writer(config: Config) -> None:
+    """The command does its work beside the server, as ever; two writers would sign logs that contradict each other."""
+    with serving():
+        assert stored(config, 1) == SUCCESS
+        Path("data/LOCK").unlink()
+        assert run("put", "coffer.toml", code=7).stderr.startswith("error: the archive is being written by")
+        run_beside("hold", "add", "--patient", "P-1", "--reason", "r")
+        assert stored(config, 2) == SUCCESS
+        run_beside("checkpoint", "sign")
+        assert not [each for each in readyz(config)[1]["degraded"] if "continuation" in each]
+    assert told("verify", "--level", "decrypt")["findings"] == []
+    assert told("status")["objects"] == 2
+    assert "P-1" in run("hold", "list").output

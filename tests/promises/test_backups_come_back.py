@@ -334,3 +334,19 @@ def test_who_says_nothing_about_the_keyring_is_asked(base: Path) -> None:
     assert "is not there" in run("backup", "run", str(base / "absent"), "--no-keys", code=6).output
     assert "inside one another" in run("backup", "run", str(base / "data/x"), "--no-keys", code=11).output
     run("backup", "run", str(base / "target"), "--no-keys")
+
+
+def test_no_snapshot_is_made_of_an_archive_that_was_put_back(base: Path) -> None:
+    """It would count as the newest, and `prune` would remove good ones for it."""
+    shutil.copytree("data", "older")
+    put(UIDS[1])
+    run("checkpoint", "sign")
+    told("backup", "run")
+    before = snapshots()
+    Path("data").rename("newest")
+    Path("older").rename("data")
+    assert "the mark outside the folder" in run("backup", "run", code=13).stderr
+    assert snapshots() == before
+    shutil.rmtree("data")
+    Path("newest").rename("data")
+    told("backup", "run")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.backup.left_out import LeftOut
     from coffer.server.backup.run import Done
+    from coffer.server.config.settings import Config
 
 _FINDINGS = 1
 _PATIENCE_SECONDS = 15  # for a writer that is no server: a backup does not wait for its end
@@ -59,6 +60,7 @@ def run(chosen: Chosen, target: str | None, keys: str | None, no_keys: bool, lim
     if keys and no_keys:
         raise click.UsageError("--keys and --no-keys contradict each other")
     folder = ArchiveFolder.open(config.archive)
+    _require_newest(config, folder)
     to, vault = snapshots_at(config, target), keys_at(config, keys, no_keys=no_keys)
     rate = (limit or config.backup.limit_mb) * 1e6
     recipients = () if config.backup.recipients == Path() else read_recipients(config.backup.recipients)
@@ -76,6 +78,26 @@ def run(chosen: Chosen, target: str | None, keys: str | None, no_keys: bool, lim
     _report(chosen, done, to.name, left, unsigned)
     if done.findings:
         click.get_current_context().exit(_FINDINGS)
+
+
+def _require_newest(config: Config, folder: ArchiveFolder) -> None:
+    """Raise HistoryError for an archive that is older than its mark, if there is one: its snapshot would count as the
+    newest, and good ones be removed for it."""
+    from coffer.archive.tree.checkpoint import read_checkpoint
+    from coffer.keys.errors import HistoryError
+    from coffer.server.anchor.mark_file import MarkFile
+    from coffer.server.maintenance.offline import objection_of
+
+    mark = MarkFile.of(config, folder.archive_id).find()
+    found = objection_of(mark, folder)
+    if found is None and mark is not None and (size := read_checkpoint(folder).size) < mark.checkpoint.size:
+        found = HistoryError(
+            f"{size} records are signed here, but the mark outside the folder names {mark.checkpoint.size}: "
+            "an older copy of the archive was put back, or its log was cut",
+            hint="coffer recover show lists what is missing and the remedies",
+        )
+    if found is not None:
+        raise found
 
 
 def _sign(admitted: Admitted, folder: ArchiveFolder) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.store.writer_lock import WriterLock, command_of
+from coffer.archive.store.writer_lock import WriterLock, command_of, require_free, writer
 from coffer.keys.errors import LockedError
 
 HOLD = """
@@ -72,3 +72,17 @@ def test_an_unreadable_name_is_another_process(tmp_path: Path, text: bytes) -> N
 )
 def test_others_are_told_the_command_and_not_its_options(words: list[str], told: str) -> None:
     assert command_of(words) == told
+
+
+def test_whoever_removes_the_lock_makes_no_room_for_a_second_writer(tmp_path: Path) -> None:
+    path = tmp_path / "LOCK"
+    with WriterLock(path, "coffer serve", 1):
+        for take_away in (path.unlink, lambda: path.write_text("")):
+            take_away()
+            with pytest.raises(LockedError, match="another process, whose LOCK was removed"):
+                WriterLock(path, "coffer put", 2)
+            assert writer(path) is not None
+            with pytest.raises(LockedError):
+                require_free(path)
+    WriterLock(path, "coffer put", 3).close()
+    assert writer(path) is None
