@@ -16,6 +16,7 @@ from coffer.server.dimse.protocol.pdu import Pdv, ProtocolError
 from coffer.server.observe.reached import Abort
 
 _SEND_BYTES: Final = 1 << 20  # about what is handed to the kernel at once
+_MOST_FRAMES: Final = 4096
 _LEAST_BYTES: Final = 256  # what even the smallest piece takes in memory
 _LARGEST_PDU: Final = 128 << 10  # of ours, if the peer sets no limit
 LEAST_BYTES_A_SECOND: Final = 16 << 10  # of a message that takes longer than it may at first
@@ -182,6 +183,9 @@ class Channel:
                 if not room:
                     close(is_last=False)
                     room = self._fragment
+                    if len(frames) >= _MOST_FRAMES:  # to a peer that takes tiny PDUs, one piece is millions of them
+                        self._connection.send(frames)
+                        frames = []
                 newest.append(view[:room])
                 view = view[room:]
                 room -= len(newest[-1])

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -153,3 +154,22 @@ def test_a_data_set_in_pieces_of_any_size_leaves_in_full_fragments(sizes: list[i
     assert b"".join(data for _, data in fragments) == b"".join(pieces)
     assert [is_last for is_last, _ in fragments] == [False] * (len(fragments) - 1) + [True]
     assert {len(data) for _, data in fragments[:-1]} <= {256}
+
+
+def test_a_peer_that_takes_tiny_pdus_costs_no_more_memory_than_another() -> None:
+    """One piece of an object is millions of them; they are made as they are sent."""
+
+    class Counting(Connection):
+        most = 0
+
+        def send(self, buffers: Sequence[bytes | memoryview]) -> None:
+            self.most = max(self.most, len(buffers))
+
+    ours, theirs = socket.socketpair()
+    counting = Counting(ours, max_pdu=262, gap_seconds=5.0)
+    context = Context(1, "1.2", "1.3")
+    channel = Channel(counting, {1: context}, peer_max_pdu=1, gap_seconds=5.0)
+    assert channel.send(context, {dimse.FIELD: 2}, [bytes(1 << 18)]) == 1 << 18
+    assert 1000 < counting.most < 5000
+    counting.cut()
+    theirs.close()
