@@ -158,17 +158,33 @@ def reason(error: lmdb.Error) -> str:
 def _require_sound(env: Any, file: int, data: Path, lock: Path | None) -> None:
     """Raise where the environment's pages would crash LMDB (`keys.disk.lmdb_pages`), or the lock file names a state
     that it does not have."""
+    fd = _readable(file)
+    try:
+        while not _is_sound(env, fd, data, lock):
+            time.sleep(_PAUSE)
+    finally:
+        os.close(fd)
+
+
+def _is_sound(env: Any, fd: int, data: Path, lock: Path | None) -> bool:
+    """As `_require_sound`; False where another process has committed twice meanwhile, so that no meta page leads to
+    what was to be looked at any more."""
+    before = states(fd)
     with _begun(env) as state:
-        fd = _readable(file)
+        known = [*before, *states(fd)]
+        if lock is not None and known and not min(known) <= state.id() <= max(known):
+            raise UnavailableError(
+                f"{lock} is not of the time of {data}: one of the two was replaced or overwritten",
+                hint=_anew(lock, f"see that {data} is the newest"),
+            )
         try:
-            if lock is not None and (known := states(fd)) and state.id() not in known:
-                raise UnavailableError(
-                    f"{lock} is not of the time of {data}: one of the two was replaced or overwritten",
-                    hint=_anew(lock, f"see that {data} is the newest"),
-                )
             require_sound(fd, env.stat()["psize"], state.id())
-        finally:
-            os.close(fd)
+        except lmdb.CorruptedError:
+            found = states(fd)
+            if not found or state.id() >= min(found):
+                raise
+            return False
+    return True
 
 
 def _begun(env: Any) -> Any:

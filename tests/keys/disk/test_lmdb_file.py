@@ -285,3 +285,28 @@ def test_what_comes_too_late_is_not_done() -> None:
     with pytest.raises(ZeroDivisionError):
         helper.do(lambda waits_no_more: 1 // 0, 10)
     helper.end()
+
+
+COMMITS = """
+import pathlib, sys
+from coffer.keys.disk.lmdb_file import LmdbFile
+base = pathlib.Path(sys.argv[1])
+file = LmdbFile(base / "data.mdb", base / "lock.mdb", create=True, readonly=False, sync=False)
+print("open", flush=True)
+number = 0
+while True:
+    number += 1
+    file.write(lambda txn: txn.put(b"key", str(number).encode()))
+"""
+
+
+def test_a_file_that_somebody_keeps_changing_is_no_damaged_one(tmp_path: Path) -> None:
+    """Two commits between two looks at it leave no page of the state that was looked at."""
+    with subprocess.Popen([sys.executable, "-c", COMMITS, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"open\n"
+            for _ in range(400):
+                LmdbFile(tmp_path / "data.mdb", tmp_path / "lock.mdb", create=False, readonly=True).close()
+        finally:
+            writer.kill()
