@@ -35,6 +35,7 @@ _MODULES: Final = {
     "checkpoint": "integrity.checkpoint",
     "status": "status",
     "clock": "integrity.clock",
+    "audit": "audit.group",
     "backup": "backup.group",
     "restore": "backup.restore",
     "keys": "keys.group",

@@ -86,7 +86,8 @@ class _History:
         """Read the events, and those that still wait in the keyring."""
         key, made = keyring.archive_key(derive.EVENT), cls()
         in_log = ((header, partial(reader.read_body, position)) for position, header in logged.found)
-        waiting = ((outbox.header_of(each), partial(bytes, each.body)) for each in events.waiting(keyring))
+        left = (each for each in events.waiting(keyring) if each.kind in EVENTS)  # not records of the audit trail
+        waiting = ((outbox.header_of(each), partial(bytes, each.body)) for each in left)
         for header, body in chain(in_log, waiting):
             made.add(Recorded.open(key, folder.archive_id, header, body()).event)
         return made

@@ -14,6 +14,7 @@ from coffer.keys.errors import TooCostlyError
 from coffer.server.access.principal import Principal
 from coffer.server.services.bundle import ReaderServices
 from coffer.server.services.retrieve import Planning
+from coffer.server.services.transfers import Transfer
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.client import Client
 from coffer.server.workers.messages import Find, More, Places, Plan, Rows
@@ -104,7 +105,7 @@ class Searches:
     def _plan(self, client: Client, asked: Plan, caller: Principal) -> Search:
         client.rights.plan()
 
-        planning = Planning()
+        planning, found = Planning(), list[Located]()
 
         def begin() -> Iterator[Located | None]:
             nonlocal planning
@@ -118,7 +119,10 @@ class Searches:
             return (None if one is None else replace(one.located, versions=()) for one in planning.steps)
 
         def pack(places: list[Located], is_last: bool) -> Places:
-            client.rights.returned({place.study_key_id for place in places})
+            found.extend(places)
+            if is_last:  # only now is it recorded what will be sent
+                client.rights.returned({place.study_key_id for place in found})
+                client.transfer = Transfer(caller, asked.destination, found) if found else None
             return Places(places, is_last, planning.remark)
 
         return Search(

@@ -1,0 +1,1 @@
+"""`coffer audit`: who did what with which objects."""
