@@ -205,8 +205,7 @@ class LogWriter:
                 if any(entry.kind == Kind.OBJECT for entry in entries):
                     self._space.require(max(self._needed(entries), _LEAST_SPACE))
                 else:
-                    kept = _EVENT_SPACE if all(entry.kind == Kind.AUDIT for entry in entries) else 0
-                    self._space.require(self._needed(entries) + kept, into_reserve=True)
+                    self._space.require(self._needed(entries), into_reserve=True)
                 return self._commit(hashed)
 
     def begin_epoch(self, body: bytes) -> Position:
@@ -250,12 +249,6 @@ class LogWriter:
         self._require_running()
         self._overdue.require()
         self._space.require(_LEAST_SPACE)
-
-    def require_auditable(self) -> None:
-        """Return if a record of the audit trail can be expected to be accepted, which leaves room for events: an
-        erasure, which frees space, goes on where nothing is read any more. Raises UnavailableError."""
-        self._require_running()
-        self._space.require(2 * _EVENT_SPACE, into_reserve=True)
 
     def accepts_events(self) -> bool:
         """Whether the volume has space for events, which may use its reserve."""

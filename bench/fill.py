@@ -16,7 +16,6 @@ from coffer.archive.body.sealed_body import own_memory
 from coffer.archive.format.entry import SealedFile
 from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.server.access.principal import Principal
 from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Logging
 from coffer.server.engine.commit import Committed, Parcel, Sealed
@@ -55,9 +54,9 @@ class _Gathering:
         """Memory that is kept till then."""
         return own_memory(length)
 
-    def commit(self, sealed: Sealed, body: memoryview | SealedFile, caller: Principal) -> Committed:
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         """Keep it; it is durable after the group's commit."""
-        self.parcels.append(Parcel(sealed, body, caller))
+        self.parcels.append(Parcel(sealed, body))
         return Committed()
 
 

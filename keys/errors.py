@@ -14,7 +14,6 @@ from typing import ClassVar
 __all__ = [
     "AccessDeniedError",
     "AmbiguousPatientError",
-    "AuditError",
     "CofferError",
     "ConfigError",
     "FaultError",
@@ -89,12 +88,6 @@ class UnavailableError(CofferError):
     """Cannot be done now, but perhaps later: disk full, writer stopped, provider down. Nothing was acknowledged."""
 
     exit_code: ClassVar[int] = 6
-
-
-class AuditError(UnavailableError):
-    """No audit record of an act could be made durable, so the act was refused: nothing was returned or changed."""
-
-    exit_code: ClassVar[int] = 18
 
 
 class UnreadableError(UnavailableError):

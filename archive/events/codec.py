@@ -9,7 +9,6 @@ from typing import Any, Final
 import msgspec
 
 from coffer.archive.events import (
-    accesses,
     clocks,
     epochs,
     holds,
@@ -19,6 +18,7 @@ from coffer.archive.events import (
     shares,
     shreds,
     signing_keys,
+    users,
 )
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.keys.errors import FormatError, IntegrityError
@@ -55,12 +55,12 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     clocks.LogEpochBegun,
     marks.MarkRenewed,
     repairs.ObjectsRestored,
-    accesses.UsersLoaded,
+    users.UsersLoaded,
     shares.CopyRegistered,
     shares.CopyGone,
-    accesses.AccessRecorded,
 )
 RESERVED: Final = {
+    "audit.head": "the head of the audit trail; its record kind will be AUDIT_HEAD (7)",
     "policies.hash": "the hash of the rules of access",
     "consent.*": "consents of patients",
     "project.*": "research projects",

@@ -54,15 +54,6 @@ TYPES: Final = {
     "row": "text of an even number of the digits `0-9a-f`: the value of a row of the keyring (keys/FORMAT.md)",
     "officer": "an object of `account` (text) and `name` (text): a person, as named, and the account that was used",
     "tree_head": "an object of `records` (count) and `root` (hex32): how many records, and the root of their tree",
-    "actor": "an object of `account`, `ae_title`, `called_ae`, `host`, `kind`, `name`, `proof` and `user` (each text):"
-    " who acted. `kind` is `peer`, `person`, `service` or `client`; what is not known is empty",
-    "sop_class_count": "an object of `objects` (count) and `sop_class` (text): how many objects of a SOP class",
-    "subject": "an object of `classes` (list of sop_class_count), `issuer`, `patient` and `study` (each text): objects"
-    " of one patient, by ID and issuer, in one study, by its UID; what is not known is empty",
-    "act": "an object of `action`, `purpose`, `query`, `reason`, `resource`, `syntax` and `target` (each text), `at_ms`"
-    " (ms), `code` (`C`, `D`, `E`, `R` or `U`: PS3.15's EventActionCode), `outcome` (0, 4, 8 or 12: its"
-    " EventOutcomeIndicator), `stage` (`begun` or `done`), `subjects` (list of subject) and `who` (actor): one act;"
-    " `query` is the identifier of a query in base64, in the encoding `syntax` (a UID)",
 }
 _MOST: Final = (1 << 63) - 1
 

@@ -1,8 +1,8 @@
 """Events as sealed records in the log.
 
-Rule: pure. Time and JSON of an event, padded, are sealed below the archive's event or audit key and bound to archive,
-key id, content id and kind of record like any body. The record's header has the study key that it is about, and the
-time of the append, which comes after the event's.
+Rule: pure. Time and JSON of an event, padded, are sealed below the archive's event key and bound to archive, key id,
+content id and kind of record like any body. The record's header has the study key that it is about, and the time of
+the append, which comes after the event's.
 """
 
 from __future__ import annotations
@@ -14,30 +14,18 @@ from coffer.archive.body.sealed_body import BodyContext
 from coffer.archive.events import codec
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.archive.format.entry import Entry
-from coffer.archive.format.record import Kind, RecordHeader
+from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
 from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["NO_KEY", "Occurrence", "Recorded", "parent_label"]
+__all__ = ["NO_KEY", "Occurrence", "Recorded"]
 
 NO_KEY: Final = bytes(16)
 _TIME: Final = 8  # bytes
 _PAD: Final = 256
-
-
-def parent_label(kind: int) -> bytes:
-    """The label of the archive's key under which events in records of this kind are sealed: the audit trail has its
-    own."""
-    return derive.AUDIT if kind == Kind.AUDIT else derive.EVENT
-
-
-def _labels(kind: int) -> tuple[bytes, bytes]:
-    """The labels below that key: of what seals, and of content ids."""
-    is_audit = kind == Kind.AUDIT
-    return (derive.AUDIT_BLOB, derive.AUDIT_CID) if is_audit else (derive.EVENT_BLOB, derive.EVENT_CID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +37,12 @@ class Occurrence:
     key_id: bytes = NO_KEY
 
     def seal(self, key: Secret, archive_id: bytes, random: Random) -> Entry:
-        """The record to append. Takes the archive's key under the label `parent_label`. Raises as `codec.encode`."""
+        """The record to append. Takes the archive's event key. Raises as `codec.encode`."""
         plain = self.time_ms.to_bytes(_TIME, "big") + codec.encode(self.event)
         plain += b" " * (-len(plain) % _PAD)
-        blob, cid = _labels(self.event.kind)
-        content_id = hmac_sha256(derive.derive(key, cid), plain)
+        content_id = hmac_sha256(derive.derive(key, derive.EVENT_CID), plain)
         context = BodyContext(archive_id, self.key_id, content_id, self.event.kind)
-        body = aead.seal(derive.derive(key, blob), context.bind(len(plain)), plain, random)
+        body = aead.seal(derive.derive(key, derive.EVENT_BLOB), context.bind(len(plain)), plain, random)
         return Entry(self.event.kind, self.key_id, 0, content_id, body, self.time_ms)
 
 
@@ -71,7 +58,7 @@ class Recorded:
 
     @classmethod
     def open(cls, key: Secret, archive_id: bytes, header: RecordHeader, body: bytes) -> Recorded:
-        """Read an event back from its record, under the archive's key of `parent_label`.
+        """Read an event back from its record, under the archive's event key.
 
         Raises IntegrityError for one that was altered or is of another archive, kind or key, and as `codec.decode`.
         """
@@ -79,8 +66,7 @@ class Recorded:
         if length > codec.MAX_EVENT_BYTES + _TIME + _PAD:
             raise FormatError("an event is too long")
         context = BodyContext(archive_id, header.study_key_id, header.content_id, header.kind)
-        blob, _ = _labels(header.kind)
-        plain = aead.open_sealed(derive.derive(key, blob), context.bind(length), body)
+        plain = aead.open_sealed(derive.derive(key, derive.EVENT_BLOB), context.bind(length), body)
         told = plain[_TIME:].rstrip(b" ")
         if len(plain) != _TIME + len(told) + -(_TIME + len(told)) % _PAD:
             raise FormatError("an event is not padded as it should be")

@@ -34,7 +34,7 @@ class Kind(IntEnum):
     SHRED_SCHEDULED = 4
     EPOCH_DESTROYED = 5
     STATE = 6
-    AUDIT = 7
+    AUDIT_HEAD = 7
     REPAIR = 8
     STUDY_REKEYED = 9
     SIGNING_KEY_ROTATED = 10

@@ -20,9 +20,6 @@ from coffer.keys.memory.secret import Secret
 
 __all__ = [
     "ACKNOWLEDGE",
-    "AUDIT",
-    "AUDIT_BLOB",
-    "AUDIT_CID",
     "BLOB",
     "CID",
     "CLAIM",
@@ -75,7 +72,6 @@ KEYRING_SUM: Final = b"coffer/keyring-sum/v1"  # keys the hashes of the keyring'
 KEYRING_MASK: Final = b"coffer/keyring-mask/v1"  # hides those sums
 PSEUDONYM: Final = b"coffer/pseudonym/v1"
 EVENT: Final = b"coffer/event/v1"  # parent of the two keys of events in the log
-AUDIT: Final = b"coffer/audit/v1"  # parent of the two keys of the audit trail in the log
 CLAIM: Final = b"coffer/claim/v1"  # tokens of what has a key, in the keyring
 NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
 HOLD: Final = b"coffer/hold/v1"  # tokens of what is held, in events
@@ -90,10 +86,6 @@ SUM_MASK: Final = b"coffer/sum-mask/v1"  # hides their sum
 # Under the archive's EVENT.
 EVENT_BLOB: Final = b"coffer/event-blob/v1"  # seals acts of administrators
 EVENT_CID: Final = b"coffer/event-cid/v1"  # their content ids
-
-# Under the archive's AUDIT.
-AUDIT_BLOB: Final = b"coffer/audit-blob/v1"  # seals the audit trail
-AUDIT_CID: Final = b"coffer/audit-cid/v1"  # the content ids of its records
 
 # Under a key file's secret, or the secret with the stretched passphrase.
 KEYFILE_WRAP: Final = b"coffer/keyfile-wrap/v1"

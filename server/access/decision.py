@@ -4,7 +4,7 @@ Rule: it is made before anything is opened, shown or changed: by the services, s
 the command line before it opens an archive. What is permitted is defined in `rules`, and nowhere else.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -21,7 +21,6 @@ from coffer.server.observe.logs import get_logger
 __all__ = ["FULFILLED", "Policy", "policy_of"]
 
 _log = get_logger()
-Tell = Callable[[AccessRequest, Deny], None]
 
 # Which duties the code fulfils, by action: what each caller of `require` states. A duty joins here together with the
 # code that fulfils it, and never before.
@@ -34,14 +33,8 @@ FULFILLED: Final[Mapping[Action, frozenset[Duty]]] = MappingProxyType(
 class Policy:
     """Decides by the rules of one configuration. Immutable, and safe to use from many threads."""
 
-    def __init__(self, rules: AccessRules, tell: Tell = lambda _asked, _why: None) -> None:
-        """`tell` gets what was asked, and why it was denied, by `require`."""
+    def __init__(self, rules: AccessRules) -> None:
         self._rules = rules
-        self._tell = tell
-
-    def telling(self, tell: Tell) -> "Policy":
-        """The same, which tells of what it denies."""
-        return Policy(self._rules, tell)
 
     @property
     def directory(self) -> Directory:
@@ -66,23 +59,15 @@ class Policy:
             permit &= found
         return permit
 
-    @staticmethod
-    def asked_now(principal: Principal, action: Action, resource: Resource) -> AccessRequest:
-        """A request of this moment, for the purpose that is assumed."""
-        return AccessRequest(principal, action, resource, PurposeOfUse.of(principal), clock_ms())
-
-    def judged(self, asked: AccessRequest, fulfils: Collection[Duty]) -> Permit | Deny:
-        """As `decide`, for a caller who fulfils these duties: a permission with any other is a denial."""
-        found = self.decide(asked.principal, asked.action, asked.resource, asked.purpose, asked.at)
-        return found.for_one_who(fulfils) if isinstance(found, Permit) else found
-
     def require(
         self, principal: Principal, action: Action, resource: Resource = ARCHIVE, *, fulfils: Collection[Duty] = ()
     ) -> Permit:
         """Return the permission to do it now, for a caller who fulfils these duties; otherwise log the denial and raise
         AccessDeniedError. A permission with any other duty is a denial."""
-        asked = self.asked_now(principal, action, resource)
-        found = self.judged(asked, fulfils)
+        purpose = PurposeOfUse.of(principal)
+        found = self.decide(principal, action, resource, purpose, clock_ms())
+        if isinstance(found, Permit):
+            found = found.for_one_who(fulfils)
         if isinstance(found, Permit):
             return found
         _log.warning(
@@ -96,9 +81,8 @@ class Policy:
             calling_ae=principal.ae_title,
             host=principal.host,
             resource=resource.kind.value,
-            purpose=asked.purpose.value,
+            purpose=purpose.value,
         )
-        self._tell(asked, found)
         raise found.error()
 
 

@@ -103,8 +103,8 @@ GRANTS: Final[Mapping[Role, Mapping[Do, Grant]]] = MappingProxyType({
     },
     Role.AUDITOR: dict.fromkeys((
         Do.INSPECT, Do.VERIFY, Do.PROVE, Do.SIGN, Do.AUDIT_KEYS, Do.PUBLISH_KEYS, Do.PREVIEW_SHRED, Do.CERTIFY,
-        Do.LIST_USERS, Do.EXPLAIN, Do.READ_AUDIT,
-    ), _YES),
+        Do.LIST_USERS, Do.EXPLAIN,
+    ), _YES) | {Do.READ_AUDIT: _LATER},
     Role.KEY_OFFICER: dict.fromkeys((
         Do.INSPECT, Do.VERIFY, Do.PROVE, Do.SIGN, Do.AUDIT_KEYS, Do.ROTATE, Do.REKEY, Do.ROTATE_SIGNING,
         Do.DESTROY_EPOCH, Do.PUBLISH_KEYS, Do.SPLIT, Do.DRILL, Do.BURN, Do.RECOVER_KEY, Do.REGISTER_COPY,
@@ -119,7 +119,7 @@ GRANTS: Final[Mapping[Role, Mapping[Do, Grant]]] = MappingProxyType({
             Do.REQUEST_SHRED, Do.CANCEL_REQUEST, Do.FINISH_SHRED, Do.MONITOR, Do.MANAGE_USERS,
             Do.LIST_USERS, Do.EXPLAIN, Do.BACKUP, Do.RESTORE, Do.PRUNE, Do.REHEARSE,
         ), _YES),
-        Do.EXPORT_DEIDENTIFIED: _LATER_BY_TWO, Do.REPLICATE: _LATER,
+        Do.EXPORT_DEIDENTIFIED: _LATER_BY_TWO, Do.READ_AUDIT: _LATER, Do.REPLICATE: _LATER,
     },
     Role.MONITORING: {**_NETWORK, Do.INSPECT: _YES, Do.MONITOR: _YES},
     Role.PRIVACY_OFFICER: dict.fromkeys((

@@ -11,7 +11,7 @@ import click
 from coffer.keys.errors import CofferError, NotFoundError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option, unaudited_option
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.server.services.exporting import Written
@@ -46,7 +46,6 @@ give --study or --series too). The files are not encrypted: the archive no longe
     default=Path(),
     help="Folder to write to.  [default: the current one]",
 )
-@unaudited_option
 @archive_options()
 @json_option
 @click.pass_obj
@@ -57,7 +56,6 @@ def get(  # noqa: PLR0917  one parameter for each option
     instances: tuple[str, ...],
     number: int | None,
     out: Path,
-    unaudited: str | None,
 ) -> None:
     """Write objects as Part 10 files into a folder, by study, series or instance UID."""
     keys = {_STUDY: studies, _SERIES: series, _INSTANCE: instances}
@@ -67,17 +65,17 @@ def get(  # noqa: PLR0917  one parameter for each option
     if number is not None and len(instances) != 1:
         raise click.UsageError("--version goes with one --instance.")
     admitted = chosen.existing(Action.EXPORT)
-    with admitted.open_reading(unaudited=unaudited) as archive:
+    with admitted.open_reading() as archive:
         from coffer.server.services.retrieve import Retriever
         from coffer.server.services.versions import WHERE_TO_LOOK, one_version
 
         caller = admitted.principal
         found: Sequence[StoredInstance]
         if number is None:
-            found = Retriever(archive).instances(wanted, caller, action=Action.EXPORT)
+            found = Retriever(archive).instances(wanted, caller)
         else:
             places = wanted.get(_STUDY, ()), wanted.get(_SERIES, ())
-            found = [one_version(archive, wanted[_INSTANCE][0], number, caller, *places, Action.EXPORT)]
+            found = [one_version(archive, wanted[_INSTANCE][0], number, caller, *places)]
         if not found:
             raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
         files, failed = _write(found, out, number, as_json=chosen.json)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,11 +19,10 @@ from coffer.keys.errors import CofferError, ConfigError
 from coffer.server.cli import output
 
 if TYPE_CHECKING:
-    from coffer.archive.events.accesses import UsersLoaded
-    from coffer.server.access.action import AccessRequest, Action, Resource
+    from coffer.archive.events.users import UsersLoaded
+    from coffer.server.access.action import Action, Resource
     from coffer.server.access.decision import Policy
     from coffer.server.access.principal import Principal
-    from coffer.server.access.rules import Deny
     from coffer.server.config.settings import Config
     from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
 
@@ -100,12 +98,9 @@ class Admitted:
     config: Config
     principal: Principal
     policy: Policy
-    action: Action
 
-    def open_reading(
-        self, *, may_lag: bool = False, heeds_users: bool = True, unaudited: str | None = None
-    ) -> ReadableArchive:
-        """The archive, open to read. What is read is recorded, unless `unaudited` says why not.
+    def open_reading(self, *, may_lag: bool = False, heeds_users: bool = True) -> ReadableArchive:
+        """The archive, open to read.
 
         Raises the same errors as `server.engine.opening.open_reading`, unless `heeds_users` is False as
         `ReadableArchive.require_users`, and UnavailableError if the index is so far behind the log that results would
@@ -113,9 +108,7 @@ class Admitted:
         """
         from coffer.server.engine.opening import open_reading
 
-        if unaudited:
-            output.warn(f"nothing is recorded of this command: {unaudited}", "keep this line with what it answers")
-        archive = open_reading(self.config, records=self.action in _recorded(), unaudited=bool(unaudited))
+        archive = open_reading(self.config)
         if heeds_users:
             _require_users(archive)
         if not may_lag:
@@ -130,7 +123,7 @@ class Admitted:
         from coffer.server.keyops.key_change import changing_keys
 
         with changing_keys(self.config) as archive:
-            self._record(archive)
+            self._record_users(archive)
             if not may_lag and not isinstance(archive, WritableArchive):
                 require_level(archive)
             yield archive
@@ -139,7 +132,9 @@ class Admitted:
         """The archive, open as its one writer. Raises the same errors as `server.engine.opening.open_writer`."""
         from coffer.server.engine.opening import open_writer
 
-        return self._recorded(open_writer(self.config), delivers=True)
+        archive = self._recorded(open_writer(self.config))
+        archive.deliver()
+        return archive
 
     def open_past_mark(self) -> WritableArchive:
         """As `open_writer`, whatever the mark outside the folder says."""
@@ -176,28 +171,14 @@ class Admitted:
         with changing_keys(self.config, heeds_users=False) as archive:
             record_users(archive.keyring, archive.policy.directory)
 
-    def _recorded(self, archive: WritableArchive, *, delivers: bool = False) -> WritableArchive:
+    def _recorded(self, archive: WritableArchive) -> WritableArchive:
         _require_users(archive)
         try:
-            self._record(archive)
-            if delivers:
-                archive.deliver()
+            self._record_users(archive)
         except BaseException:
             archive.close()
             raise
         return archive
-
-    def _record(self, archive: KeyAdminArchive) -> None:
-        """Record the users worked under, and that this is about to be done; durable on return. Raises AuditError.
-
-        Not what changes nothing that anybody has stored or allowed, and is done to copies, too: a record would be a
-        change, and the copy another history than the archive."""
-        from coffer.server.access.action import Action
-        from coffer.server.audit.acts import act
-
-        self._record_users(archive)
-        if self.action not in {Action.REINDEX, Action.SIGN, Action.REPAIR}:
-            archive.leave_record([act(self.principal, self.action, stage="begun")])
 
     def _record_users(self, archive: KeyAdminArchive) -> None:
         """Leave the hash of the users for the log before anything else is: a list put back is seen by what is done
@@ -218,40 +199,8 @@ def admit(config: Config, action: Action, officer: str | None = None, *, resourc
     logs.configure(config.log, level="error")  # the command reports by itself; the log is for the server
     policy = policy_of(config)
     principal = operator(policy.directory, officer, config.dimse.ae_title)
-    policy = policy.telling(partial(_record_denial, config))
     policy.require(principal, action, ARCHIVE if resource is None else resource, fulfils=FULFILLED.get(action, ()))
-    _record_begin(config, principal, action)
-    return Admitted(config, principal, policy, action)
-
-
-def _recorded() -> frozenset[Action]:
-    """The actions of commands that read which are recorded."""
-    from coffer.server.access.action import Action
-
-    return frozenset({Action.FIND, Action.EXPORT, Action.RETRIEVE, Action.PROVE, Action.READ_AUDIT})
-
-
-def _record_denial(config: Config, asked: AccessRequest, why: Deny) -> None:
-    """Leave a record of what was denied to the account that runs the command, if there is an archive to leave it in."""
-    from coffer.server.audit.acts import denied
-    from coffer.server.services.auditing import leave
-
-    with suppress(CofferError):  # it stays denied
-        leave(config, denied(asked, why))
-
-
-def _record_begin(config: Config, principal: Principal, action: Action) -> None:
-    """Record a change of the users, who may exist before any archive, if it can be; what else is begun is recorded once
-    the archive is open."""
-    from coffer.server.access.action import Action
-
-    if action is not Action.MANAGE_USERS:
-        return
-    from coffer.server.audit.acts import act
-    from coffer.server.services.auditing import leave
-
-    with suppress(CofferError):
-        leave(config, act(principal, action, stage="begun"))
+    return Admitted(config, principal, policy)
 
 
 def _require_users(archive: ReadableArchive) -> None:
@@ -273,15 +222,6 @@ def require_level(archive: ReadableArchive) -> None:
         from coffer.server.engine.archive import SKIPPED
 
         click.echo(f"note: {skipped} {SKIPPED}", err=True)
-
-
-def unaudited_option(function: F) -> F:
-    """Add --unaudited: why nothing is recorded of the command, for a copy whose keyring cannot be written."""
-    return click.option(
-        "--unaudited",
-        metavar="REASON",
-        help="Answer although nothing can be recorded, and why: for a copy on a read-only medium.",
-    )(function)
 
 
 def officer_option(function: F) -> F:

@@ -35,7 +35,6 @@ _MODULES: Final = {
     "checkpoint": "integrity.checkpoint",
     "status": "status",
     "clock": "integrity.clock",
-    "audit": "audit.group",
     "backup": "backup.group",
     "restore": "backup.restore",
     "keys": "keys.group",

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.events import codec
-from coffer.archive.events.accesses import Act, UsersLoaded
 from coffer.archive.events.clocks import LogEpochBegun
 from coffer.archive.events.event import Event
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
-from coffer.archive.events.recorded import NO_KEY, Occurrence, Recorded, parent_label
+from coffer.archive.events.recorded import NO_KEY, Occurrence, Recorded
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
@@ -36,16 +36,12 @@ from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
 from coffer.index.tables.rows import Version
 from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.values.waiting_event import WaitingEvent
-from coffer.server.access.action import AccessRequest, Action
-from coffer.server.access.decision import Policy, policy_of
-from coffer.server.access.rules import Deny
+from coffer.server.access.decision import policy_of
 from coffer.server.anchor.mark_file import MarkFile
-from coffer.server.audit.acts import denied
-from coffer.server.audit.auditor import Auditor, MailboxAuditor
-from coffer.server.audit.trail import Trail
 from coffer.server.config.settings import Config
 from coffer.server.copies import register as copies
 from coffer.server.engine.bodies import Bodies
@@ -78,7 +74,6 @@ class ArchiveParts:
     """What every open archive is made of. `opened` closes all of it, in the reverse order of opening.
 
     `late` is what the keyring has missed of the log, `key_trouble` lists how it contradicts it, a sentence each.
-    `audit` is where what is done is recorded.
     """
 
     config: Config
@@ -92,7 +87,6 @@ class ArchiveParts:
     mark: MarkFile
     late: Missed
     opened: ExitStack
-    audit: Auditor
 
 
 class ReadableArchive:
@@ -101,7 +95,7 @@ class ReadableArchive:
     def __init__(self, parts: ArchiveParts, shortfall: UnavailableError | None) -> None:
         """`shortfall` says why the index lacks what is stored, if it does."""
         self.config = parts.config
-        self.judge_by(policy_of(parts.config))
+        self.policy = policy_of(parts.config)
         self.folder = parts.folder
         self.keyring = parts.keyring
         self.reader = parts.reader
@@ -112,7 +106,6 @@ class ReadableArchive:
         self.mark = parts.mark
         self.shortfall = shortfall
         self.late = parts.late
-        self.audit = parts.audit
         self._feed = parts.feed
         self._opened = parts.opened
 
@@ -121,16 +114,6 @@ class ReadableArchive:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def judge_by(self, policy: Policy) -> None:
-        """Decide by these rules from now on; what they deny is recorded. That nobody was let in is recorded where it is
-        known who asked (`server.workers.coordinator`)."""
-
-        def tell(asked: AccessRequest, why: Deny) -> None:
-            if asked.action is not Action.ASSOCIATE:
-                self.audit.note(denied(asked, why))
-
-        self.policy = policy.telling(tell)
 
     def close(self) -> None:
         """Close everything; an archive that was written first flushes the index and signs a checkpoint."""
@@ -189,10 +172,9 @@ class ReadableArchive:
     def events(self, kinds: frozenset[Kind], from_seq: int = 0) -> Iterator[Recorded]:
         """Every event in records of these kinds, from record `from_seq` on, oldest first. Raises IntegrityError for an
         altered one."""
-        keys = {kind: self.keyring.archive_key(parent_label(kind)) for kind in kinds}
+        key = self.keyring.archive_key(derive.EVENT)
         for position, header in self.reader.records(from_seq):
             if header.kind in kinds:
-                key = keys[Kind(header.kind)]
                 yield Recorded.open(key, self.folder.archive_id, header, self.reader.read_body(position))
 
     def open_body(self, study_key_id: bytes, version: Version) -> AbstractContextManager[BodyReader]:
@@ -210,11 +192,6 @@ class KeyAdminArchive(ReadableArchive):
     def enclosed(self, event: Occurrence) -> WaitingEvent:
         """An event sealed, to be recorded together with a change of the keyring (see `outbox`)."""
         return outbox.enclosed(self.keyring, event)
-
-    def leave_record(self, acts: Sequence[Act]) -> None:
-        """Record what is about to be changed where the change itself will be, in the keyring: the writer appends it as
-        it does the change's event. Durable on return. Raises AuditError."""
-        MailboxAuditor(self.keyring).require(acts)
 
     def wait_until(self, is_done: Callable[[], bool], seconds: float) -> bool:
         """Wait at most this long for the writer process to carry out a change of the keys; returns whether it is done.
@@ -235,7 +212,6 @@ class WritableArchive(KeyAdminArchive):
     ) -> None:
         super().__init__(parts, None)
         self.log = log
-        self.audit = self.trail = Trail(self.keyring, log, lambda record: self.index.cover(record, log.tip))
         self.metrics = metrics
         self.room = FreeSpace(self.folder.spool, self.config.storage.reserve_bytes)
         self.intake = Intake(self.config.limits, self.folder.archive_id, self.room)
@@ -367,13 +343,12 @@ class WritableArchive(KeyAdminArchive):
         left = TreeHead(records=signed.size, root=signed.root.hex())
         was = None if before is None else TreeHead(records=before.size, root=before.root.hex())
         self.record_event(MarkRenewed(old_mark=was, mark=left, reason=reason.strip(), by=officer))
-        self.deliver()  # not before: what waits belongs behind the records that are missing
         self.sign_checkpoint()
         self._signer.renew_mark()
 
     def record_event(self, event: Event, key_id: bytes = NO_KEY) -> Position:
         """Append a sealed event, of now, about a study key; durable on return. Raises UnavailableError, FormatError."""
-        told, key = Occurrence(event, clock_ms(), key_id), self.keyring.archive_key(parent_label(event.kind))
+        told, key = Occurrence(event, clock_ms(), key_id), self.keyring.archive_key(derive.EVENT)
         return self.log.append([told.seal(key, self.folder.archive_id, os.urandom)])[0].position
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> CatchUp:

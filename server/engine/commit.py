@@ -25,9 +25,6 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
 from coffer.keys.keyring.claims import RECORDED, Claim
 from coffer.keys.keyring.keyring import Keyring
-from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import ObjectOf, Received, stored
-from coffer.server.audit.trail import Trail
 from coffer.server.host.headroom import require_descriptors
 from coffer.server.observe.logs import get_logger, short_id
 
@@ -76,11 +73,10 @@ class Committed(Struct, frozen=True, array_like=True):
 
 
 class Parcel(NamedTuple):
-    """One object to commit, and who sent it."""
+    """One object to commit."""
 
     sealed: Sealed
     body: memoryview | SealedFile
-    caller: Principal
 
 
 class _NewVersion(NamedTuple):
@@ -105,12 +101,9 @@ class _Ticket:
 class Committer:
     """The only way into the log for objects. Thread-safe; one per archive."""
 
-    def __init__(  # noqa: PLR0917  what it commits to
-        self, keyring: Keyring, log: LogWriter, reader: LogReader, index: Index, trail: Trail, metrics: "Metrics"
-    ) -> None:
+    def __init__(self, keyring: Keyring, log: LogWriter, reader: LogReader, index: Index, metrics: "Metrics") -> None:
         self._keyring = keyring
         self._log = log
-        self._trail = trail
         self._reader = reader
         self._index = index
         self._metrics = metrics
@@ -198,7 +191,7 @@ class Committer:
         try:
             self._index.follow()
             batch = _Batch(self._index, self._keyring, self._reader)
-            results = batch.commit(self._log, self._trail, [parcel for ticket in tickets for parcel in ticket.parcels])
+            results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
             self._report(batch)
         except Exception as error:  # noqa: BLE001  # every waiting caller must get its end, whatever it is
             if not isinstance(error, CofferError):
@@ -243,10 +236,9 @@ class _Batch:
         self.shared: list[str] = []  # studies that got a further patient
         self._new: dict[tuple[str, str, str], _Newest] = {}  # what the batch stores, by instance
 
-    def commit(self, log: LogWriter, trail: Trail, parcels: Sequence[Parcel]) -> list[Committed]:
+    def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
         places = [self._place(parcel) for parcel in parcels]
-        records = trail.entries(stored(_kept(places, parcels)))
-        appended = log.append([*self._entries, *records])
+        appended = log.append(self._entries)
         for claim, part in self.announced.items():
             self._keyring.claims.recorded(part.text, claim)
         results = []
@@ -263,7 +255,6 @@ class _Batch:
                 )  # fmt: skip
                 self._index.accept(version, sealed.key_id, sealed.entry, covers=covers, tip=log.tip)
             results.append(Committed(position.seq, duplicate=not covers))
-        trail.appended(appended[len(self._entries) :])
         return results
 
     def _place(self, parcel: Parcel) -> Committed | tuple[int, int]:
@@ -334,20 +325,6 @@ class _Batch:
             self.shared.append(part.study_uid)
         self.announced[claim] = part
         self._entries.append(Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv))
-
-
-def _kept(places: Sequence[Committed | tuple[int, int]], parcels: Sequence[Parcel]) -> Iterator[Received]:
-    """What is acknowledged of these parcels, and so recorded: nothing of one that is sealed again."""
-    for place, (sealed, _, caller) in zip(places, parcels, strict=True):
-        if isinstance(place, Committed):
-            if place.stale:
-                continue
-            is_held = True
-        else:
-            is_held = not place[1]
-        entry = sealed.entry
-        of = ObjectOf(entry.patient_id, entry.issuer, entry.study_uid, entry.sop_class)
-        yield Received(caller, of, is_held=is_held, is_altered=bool(sealed.previous))
 
 
 def _instance(sealed: Sealed) -> tuple[str, str, str]:

@@ -7,9 +7,9 @@ rekeys, so that the index leads to records that can be opened, then what the ind
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,24 +23,18 @@ from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock, command_of
+from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.mark import Mark
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
-from coffer.keys.errors import (
-    CofferError,
-    ConfigError,
-    FormatError,
-    IntegrityError,
-    LockedError,
-    UnavailableError,
-)
+from coffer.keys.errors import CofferError, FormatError, HistoryError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
 from coffer.keys.mailbox import events
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.values.waiting_event import UNIQUE
 from coffer.server.anchor.mark_file import MarkFile
-from coffer.server.audit.auditor import Auditor, MailboxAuditor, ReadOnlyAuditor, Unaudited
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
@@ -50,28 +44,36 @@ from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, new_
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
 from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rekey import Rekeyer
-from coffer.server.engine.rollback import Missed, missed, objection_to_writing, report_trouble, shred_again
+from coffer.server.engine.rollback import Missed, missed, report_trouble, shred_again
 from coffer.server.engine.sealing import header_limits_of, rules_of
 from coffer.server.observe import logs
 
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
 
-__all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_past_mark", "open_reading", "open_writer"]
+__all__ = [
+    "objection_to_writing",
+    "open_for_keys",
+    "open_for_rebuild",
+    "open_for_service",
+    "open_past_mark",
+    "open_reading",
+    "open_writer",
+]
 
 _log = logs.get_logger()
+_OTHER_KEY: Final = "nothing was changed; if the archive is the right one, correct [integrity] vkey; see coffer verify"
 
 
-def open_reading(config: Config, *, records: bool = True, unaudited: bool = False) -> ReadableArchive:
+def open_reading(config: Config) -> ReadableArchive:
     """Open the archive for reading, beside a possible writer; `shortfall` says why the index lacks objects, if it does.
 
-    What is read is recorded in the keyring. Without `records`, or where that cannot be written, nothing that has to be
-    is answered, unless `unaudited`. Raises NotFoundError, ConfigError, KeyUnavailableError, IntegrityError.
+    Raises NotFoundError, ConfigError, KeyUnavailableError, IntegrityError.
     """
     with _closed_on_failure() as opened:
-        found, audit = _compare_to_read(opened, config, records=records, unaudited=unaudited)
+        found = _compare_beside(opened, config, readonly=True)
         found.late.require_none_shredded()
-        parts = _parts(opened, found, readonly=True, audit=audit)
+        parts = _parts(opened, found, readonly=True)
         archive = ReadableArchive(parts, parts.feed.level(found.folder.lock))
         report_trouble(archive.key_trouble)
         return archive
@@ -156,16 +158,6 @@ def _compare_beside(
     return _compare(opened, config, folder, keyring, alone=False)
 
 
-def _compare_to_read(opened: ExitStack, config: Config, *, records: bool, unaudited: bool) -> tuple[_Compared, Auditor]:
-    """As `_compare_beside`, and where what is read is recorded."""
-    if records and not unaudited:
-        with suppress(UnavailableError, ConfigError):  # a medium, or an account, that may only read
-            found = _compare_beside(opened, config, readonly=False)
-            return found, MailboxAuditor(found.keyring)
-        opened.close()
-    return _compare_beside(opened, config, readonly=True), Unaudited() if unaudited else ReadOnlyAuditor()
-
-
 def _compare(opened: ExitStack, config: Config, folder: ArchiveFolder, keyring: Keyring, *, alone: bool) -> _Compared:
     """Find what an open keyring has missed; `alone` as in `missed`."""
     opened.callback(keyring.close)
@@ -177,7 +169,7 @@ def _compare(opened: ExitStack, config: Config, folder: ArchiveFolder, keyring: 
     return _Compared(config, folder, keyring, reader, late, late.contradictions(keyring.epoch), mark)
 
 
-def _parts(opened: ExitStack, found: _Compared, *, readonly: bool, audit: Auditor | None = None) -> ArchiveParts:
+def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchiveParts:
     """Open the index, as the last part."""
     config, folder, keyring, reader = found.config, found.folder, found.keyring, found.reader
     bodies = Bodies(folder.archive_id, reader, keyring.study)
@@ -186,8 +178,7 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool, audit: Audito
     limits = header_limits_of(config.limits)
     feed = IndexFeed(keyring, reader, bodies, index, limits, lost_and_found=folder.lost_and_found)
     trouble, late = found.key_trouble, found.late
-    audit = audit or MailboxAuditor(keyring)
-    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, trouble, found.mark, late, opened, audit)
+    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, trouble, found.mark, late, opened)
 
 
 def _open_beside(config: Config, provider: KekProvider | None) -> KeyAdminArchive:
@@ -238,7 +229,6 @@ def _open_writer(
         parts = _parts(opened, found, readonly=False)
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
-        opened.callback(archive.trail.flush)
         if log.refusal is None:
             _unless_full(archive, lambda: _leave_deferred(archive))
             _part(keyring, signer)
@@ -318,6 +308,21 @@ def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
         look(keyring, log.last_ms)
     except CofferError as error:
         _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
+
+
+def objection_to_writing(
+    config: Config, folder: ArchiveFolder, keyring: Keyring, late: Missed, mark: Mark | None
+) -> IntegrityError | None:
+    """Why keys and keyring forbid to write, if they do: the keyring lacks some of the log or was altered, or keys and
+    keyring contradict the mark or the configured verifier key. What cannot be read, the log refuses by itself."""
+    found = late.objection(keyring.epoch) or keyring.objection()
+    vkey = config.integrity.vkey
+    try:
+        if found is None and vkey and vkey not in read_key_history(folder).vkeys:
+            return HistoryError(f"the configured verifier key, {vkey}, is none of this archive's", hint=_OTHER_KEY)
+        return found or (None if mark is None else mark.objection(folder, keyring.changes()))
+    except IntegrityError:
+        return found
 
 
 def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:

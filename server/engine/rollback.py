@@ -29,8 +29,6 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
-from coffer.archive.tree.key_history import read_key_history
-from coffer.archive.tree.mark import Mark
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
@@ -41,25 +39,13 @@ from coffer.keys.mailbox import events, officer_records
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.officer_record import RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
-from coffer.server.config.settings import Config
 from coffer.server.engine.openers import OpenerHistory
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
 
-__all__ = [
-    "LostHold",
-    "Missed",
-    "keys_since",
-    "missed",
-    "note_in",
-    "objection_to_writing",
-    "report_trouble",
-    "shred_again",
-    "trouble_of",
-]
+__all__ = ["LostHold", "Missed", "keys_since", "missed", "note_in", "report_trouble", "shred_again", "trouble_of"]
 
 _log = get_logger()
-_OTHER_KEY: Final = "nothing was changed; if the archive is the right one, correct [integrity] vkey; see coffer verify"
 _NEWEST: Final = "restore the newest copy of the keyring, or see coffer recover show"
 _UNDER_A_KEY: Final = frozenset({Kind.STUDY_KEY_CREATED, Kind.OBJECT})  # a rekey's new key has objects only
 _COMPARED: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})
@@ -347,18 +333,3 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
         )
         _log.warning("an older keyring was restored: shredded again", name="study.shredded_again", key=key_id.hex()[:8])
     late.shredded.clear()
-
-
-def objection_to_writing(
-    config: Config, folder: ArchiveFolder, keyring: Keyring, late: Missed, mark: Mark | None
-) -> IntegrityError | None:
-    """Why keys and keyring forbid to write, if they do: the keyring lacks some of the log or was altered, or keys and
-    keyring contradict the mark or the configured verifier key. What cannot be read, the log refuses by itself."""
-    found = late.objection(keyring.epoch) or keyring.objection()
-    vkey = config.integrity.vkey
-    try:
-        if found is None and vkey and vkey not in read_key_history(folder).vkeys:
-            return HistoryError(f"the configured verifier key, {vkey}, is none of this archive's", hint=_OTHER_KEY)
-        return found or (None if mark is None else mark.objection(folder, keyring.changes()))
-    except IntegrityError:
-        return found

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.events.accesses import Subject
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.shreds import StudyShredded
@@ -25,7 +24,6 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
 from coffer.server.access.operator import require_reason
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import act
 from coffer.server.clock.trust import Trust, trust
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.retention.holds import Holds, today
@@ -91,17 +89,12 @@ class Shredding:
         """Shred, durable on return; returns the key ids that were not shredded before.
 
         `done` are records that the same transaction removes, as they were read. From then on no process finds or opens
-        the studies. Raises AccessDeniedError, InputError, AuditError.
+        the studies. Raises AccessDeniedError, InputError.
         """
         authorization.check()
         acting = Principal.person(authorization.officers[-1].name, authorization.officers[-1].account)
         agreed = Resource.erasure(tuple(each.name for each in authorization.officers))
         self._archive.policy.require(acting, Action.SHRED, agreed)
-        subjects = tuple(
-            Subject(patient=each.part.patient_id, issuer=each.part.issuer, study=each.part.study_uid)
-            for each in selection
-        )
-        self._archive.leave_record([act(acting, Action.SHRED, resource=agreed, stage="begun", subjects=subjects)])
         names = {key_id: each.name for each in selection for key_id in each.key_ids}
         now = clock_ms()
         until = trust(self._archive.keyring).latest_ms + round(self._config.keys.shred_hold_days * _DAY_MS)

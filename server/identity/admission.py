@@ -101,10 +101,6 @@ class Admission:
         self._policy = policy
         self._tokens = tokens
 
-    def tell(self, policy: Policy) -> None:
-        """Decide by this policy, which tells of what it denies, from now on."""
-        self._policy = policy
-
     def is_slow(self, claim: AssociationClaim) -> bool:
         """Whether judging a claim takes long: a password has to be checked."""
         return claim.identity is not None and not self._users.is_open

@@ -26,14 +26,14 @@ class Identification:
         self.spent_seconds = 0.0
         self.found: Principal | Refusal | None = None
         self._by = by
-        self.claim = claim
+        self._claim = claim
         self._admission = admission
         self._done = done
 
     def work(self, seconds: float) -> bool:  # noqa: ARG002  # a hash cannot be interrupted
         """Find out, in one turn however long it takes; returns that no other is needed. Raises nothing."""
         try:
-            self.found = self._admission.associate(self.claim, self._by)
+            self.found = self._admission.associate(self._claim, self._by)
         except Exception:  # noqa: BLE001  # whoever waits for it must not wait forever
             _log.exception("nobody could be identified: internal error", name="identity.failed")
         self._done(self)

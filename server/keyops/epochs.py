@@ -26,7 +26,6 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import act
 from coffer.server.clock.trust import granting_ms, trust
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.erasure_state import shares
@@ -77,7 +76,7 @@ def rotate(config: Config, progress: Callable[[int, int], None], by: Principal, 
     """
     policy_of(config).require(by, Action.ROTATE)
     current = provider_of(config.keys, ArchiveFolder.open(config.archive).archive_id, provider)
-    with changing_keys(config, current, record=act(by, Action.ROTATE, stage="begun")) as archive:
+    with changing_keys(config, current) as archive:
         epochs = EpochAdmin(archive.folder, archive.keyring, config.keys, by, "coffer keys rotate")
         with epochs.exclusive():
             done = epochs.rotate(progress)
@@ -94,7 +93,7 @@ def destroy(config: Config, epoch: int, by: Principal, lost: str = "", keys_of: 
     `keys_of`, these settings name the providers to ask, other than those that open the archive now.
     """
     policy_of(config).require(by, Action.DESTROY_EPOCH)
-    with changing_keys(config, record=act(by, Action.DESTROY_EPOCH, stage="begun")) as archive:
+    with changing_keys(config) as archive:
         epochs = EpochAdmin(archive.folder, archive.keyring, config.keys, by, "coffer keys destroy")
         with epochs.exclusive():
             others = None if keys_of is None else provider_of(keys_of, archive.folder.archive_id)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from coffer.archive.events.accesses import Act
 from coffer.archive.store.writer_lock import writer
 from coffer.keys.errors import CofferError, IntegrityError, LockedError, UnavailableError, WriterGoneError
 from coffer.keys.mailbox import events
@@ -30,11 +29,10 @@ _TRIES: Final = 10  # writers that come and go between two looks
 
 @contextmanager
 def changing_keys(
-    config: Config, provider: KekProvider | None = None, *, heeds_users: bool = True, record: Act | None = None
+    config: Config, provider: KekProvider | None = None, *, heeds_users: bool = True
 ) -> Iterator[KeyAdminArchive]:
     """The archive open to change its keys while the block runs; what the block changed is signed on return.
 
-    `record` is the audit record of what is about to be done, and durable before the block begins.
     `provider` opens the keyring instead of those that the configuration names. Raises as `open_for_keys` before the
     block, and unless `heeds_users` is False as `ReadableArchive.require_users`. After it, raises HistoryError where the
     keyring was put back to an earlier state: what the block changed is then gone again; and UnavailableError where the
@@ -46,8 +44,6 @@ def changing_keys(
             archive.require_users()
         before = archive.keyring.state()
         try:
-            if record is not None:
-                archive.leave_record([record])
             yield archive
         except Exception:
             if isinstance(archive, WritableArchive):

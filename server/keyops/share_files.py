@@ -26,7 +26,6 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import act
 from coffer.server.config.settings import Config
 from coffer.server.keyops.key_change import changing_keys
 from coffer.server.mailbox import outbox
@@ -64,7 +63,7 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
             f"{folder} is inside the archive", hint="choose a folder that no backup of the archive includes"
         )
     opening.distrust(folder.parent)  # others may have planted links beside it
-    with changing_keys(config, record=act(officer, Action.SPLIT, stage="begun")) as archive:
+    with changing_keys(config) as archive:
         keyring = archive.keyring
         if os.path.lexists(folder):
             made = _found(keyring, folder, threshold, count)
@@ -85,7 +84,7 @@ def burn_shares(
     group that the archive never had, InputError for a number that none of its shares has, and as `changing_keys`.
     """
     policy_of(config).require(officer, Action.BURN)
-    with changing_keys(config, record=act(officer, Action.BURN, stage="begun")) as archive:
+    with changing_keys(config) as archive:
         return _burn(archive.keyring, group, numbers, officer, reason)
 
 

@@ -37,7 +37,6 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import act
 from coffer.server.config.settings import Config
 from coffer.server.engine.providers import key_file_provider, open_keyring, passphrase_of, provider_of
 from coffer.server.keyops.key_change import changing_keys
@@ -88,8 +87,7 @@ def drill(
     with ExitStack() as opened:
         try:
             beside = provider_of(config.keys, archive.archive_id)
-            record = act(officer, Action.DRILL, stage="begun")
-            changed = opened.enter_context(changing_keys(config, recovery.provider(beside), record=record))
+            changed = opened.enter_context(changing_keys(config, recovery.provider(beside)))
         except KeyUnavailableError as error:
             return proof, error if proof.archive else _other_epoch(proof)
         except CofferError as error:  # an older copy, or one on a read-only medium, may be drilled as well
@@ -123,8 +121,7 @@ def recover(
     with ExitStack() as opened:
         provider = recovery.provider(provider_of(config.keys, archive.archive_id))
         try:
-            record = act(officer, Action.RECOVER_KEY, stage="begun")
-            keyring = opened.enter_context(changing_keys(config, provider, record=record)).keyring
+            keyring = opened.enter_context(changing_keys(config, provider)).keyring
         except IntegrityError as error:
             keyring, refused = open_keyring(archive, provider), error
             opened.callback(keyring.close)

@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from coffer.archive.events.recorded import Occurrence, Recorded, parent_label
+from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.format.entry import Appended, Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
+from coffer.keys.crypto import derive
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import events
@@ -40,8 +41,7 @@ class Reader(Protocol):
 
 def enclosed(keyring: Keyring, event: Occurrence) -> WaitingEvent:
     """Seal an event, to be written into the keyring together with the change that it records."""
-    key = keyring.archive_key(parent_label(event.event.kind))
-    entry = event.seal(key, keyring.archive_id, os.urandom)
+    entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom)
     assert isinstance(entry.body, bytes)
     return WaitingEvent(entry.kind, event.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
 
@@ -72,8 +72,8 @@ def header_of(event: WaitingEvent) -> RecordHeader:
 
 def _require_sealed(keyring: Keyring, found: Iterable[WaitingEvent]) -> None:
     """Open every event: what the log has once is there for ever, under a genuine signature."""
+    key = keyring.archive_key(derive.EVENT)
     for event in found:
-        key = keyring.archive_key(parent_label(event.kind))
         try:
             Recorded.open(key, keyring.archive_id, header_of(event), event.body)
         except (FormatError, IntegrityError) as error:

@@ -8,9 +8,9 @@ has users and there are none, the list was taken away: nothing is opened by the 
 from collections.abc import Iterator
 from pathlib import Path
 
-from coffer.archive.events.accesses import UsersLoaded
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.archive.events.recorded import Occurrence, Recorded
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.format.record import Kind
 from coffer.archive.reader import LogReader
 from coffer.keys.clock import clock_ms

@@ -16,13 +16,9 @@ from coffer.archive.repair import planted
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import require_free
 from coffer.keys.errors import CofferError, ConfigError, UnavailableError
-from coffer.server.access.action import Action
 from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import policy_of
-from coffer.server.access.principal import Principal
 from coffer.server.access.users_file import read_users
-from coffer.server.audit.acts import act
-from coffer.server.audit.trail_job import TrailJob
 from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
@@ -149,9 +145,10 @@ class Server:
         archive = open_for_service(config, self._metrics, self._wait_for_keys)
         self._services = services = WriterServices.of(archive)
         self._state = "starting"
-        self._begin_trail(archive)
         for what in planted.concerns(archive.folder):
-            _log.warning("the archive folder holds what is not Coffer's", name="archive.foreign_found", cause=what)
+            _log.warning(
+                "the archive folder contains something that is not Coffer's", name="archive.foreign_found", cause=what
+            )
         self._begin(archive, services)
         keep_objects()
         self._state = ""
@@ -204,11 +201,6 @@ class Server:
         self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.last_record_ms))
         self._settlement = SettlementJob(archive)
         self._jobs.start(self._settlement)
-
-    def _begin_trail(self, archive: WritableArchive) -> None:
-        archive.audit.note(act(Principal.service(), Action.SERVE, stage="begun"))
-        self._admission.tell(archive.policy)
-        self._jobs.start(TrailJob(archive.trail))
 
     def _look_at_codec(self) -> None:
         slow = why_pure()
@@ -282,23 +274,26 @@ class Server:
 
     def _reload_users(self) -> None:
         """Judge by the users as they are now: a user who was removed is denied from the next request on."""
-        stored, archive = read_users(self._config.access.users), self.services.archive
-        tokens, users = read_tokens(self._config), stored.directory
+        stored, tokens, archive = (
+            read_users(self._config.access.users),
+            read_tokens(self._config),
+            self.services.archive,
+        )
+        users = stored.directory
         if users.is_open and not self._users.is_open:
             raise ConfigError(
                 "the file of users is gone: those that were read before stay in force",
                 hint="put it back; without users this server has to be started anew",
             )
         policy = policy_of(self._config, users)
-        archive.judge_by(policy)
-        self._admission.use(stored, archive.policy, tokens)
+        archive.policy = policy
+        self._admission.use(stored, policy, tokens)
         self._workers.use(users)
         is_new, self._users = users.sha256 != self._users.sha256, users
         self._exposed = self._exposed if users.is_open else []
         self._metrics.open_role(users.is_open)
         if is_new:
             self._record_users(archive)
-            archive.audit.note(act(Principal.service(), Action.RELOAD))
             _log.info("the users were read again", name="identity.reloaded", users=len(users.users))
 
     def _facts(self) -> ArchiveStats:
@@ -324,11 +319,10 @@ class Server:
             return [self._state or "starting"]
         reasons = [*self._jobs.reasons(), *self._listener.reasons(), *self._workers.reasons()]
         reasons += self._keeper.reasons() if self._keeper is not None else []
-        for ask in (self._services.committer.require_accepting, self._services.archive.trail.require_able):
-            try:
-                ask()
-            except CofferError as error:
-                reasons.append(str(error))
+        try:
+            self._services.committer.require_accepting()
+        except CofferError as error:
+            reasons.append(str(error))
         return reasons
 
     def concerns(self) -> list[str]:
@@ -394,6 +388,5 @@ class Server:
     def _close_archive(self) -> None:
         if self._services is not None:
             services, self._services = self._services, None
-            services.archive.audit.note(act(Principal.service(), Action.SERVE))
             services.archive.close()
             _log.info("stopped", name="server.stopped")

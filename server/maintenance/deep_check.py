@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
 from coffer.archive.events import codec
-from coffer.archive.events.recorded import Recorded, parent_label
+from coffer.archive.events.recorded import Recorded
 from coffer.archive.format.entry import OWN_LOG
 from coffer.archive.format.record import CLEAR_KINDS, Kind, RecordHeader
 from coffer.archive.reader import LogReader
@@ -20,6 +20,7 @@ from coffer.index.dicom.headers import scan
 from coffer.index.instance.entry import Identity, extract
 from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.instance.order import Order
+from coffer.keys.crypto import derive
 from coffer.keys.errors import IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
@@ -41,7 +42,7 @@ class Unsealer:
         """`limits` bound the headers that are parsed."""
         self._keyring = keyring
         self._limits = limits
-        self._event_keys = {kind: keyring.archive_key(parent_label(kind)) for kind in _EVENTS}
+        self._event_key = keyring.archive_key(derive.EVENT)
 
     def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> bytes:
         """Check an object against the SHA-256 of its data set, a key against its check value, an event by its seal, and
@@ -58,9 +59,7 @@ class Unsealer:
         elif header.kind == Kind.LOG_EPOCH:
             codec.decode(read(0, header.body_len), header.kind)
         elif header.kind in _EVENTS:
-            Recorded.open(
-                self._event_keys[Kind(header.kind)], self._keyring.archive_id, header, read(0, header.body_len)
-            )
+            Recorded.open(self._event_key, self._keyring.archive_id, header, read(0, header.body_len))
         return b""
 
     def _object(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> bytes:

@@ -86,8 +86,7 @@ class _History:
         """Read the events, and those that still wait in the keyring."""
         key, made = keyring.archive_key(derive.EVENT), cls()
         in_log = ((header, partial(reader.read_body, position)) for position, header in logged.found)
-        left = (each for each in events.waiting(keyring) if each.kind in EVENTS)  # not records of the audit trail
-        waiting = ((outbox.header_of(each), partial(bytes, each.body)) for each in left)
+        waiting = ((outbox.header_of(each), partial(bytes, each.body)) for each in events.waiting(keyring))
         for header, body in chain(in_log, waiting):
             made.add(Recorded.open(key, folder.archive_id, header, body()).event)
         return made

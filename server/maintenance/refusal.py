@@ -9,7 +9,7 @@ from coffer.archive.tree.checkpoint import read_checkpoint, remembered_checkpoin
 from coffer.archive.tree.checkpoint_history import last_checkpoint
 from coffer.keys.errors import IntegrityError, UnreadableError
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.engine.rollback import objection_to_writing
+from coffer.server.engine.opening import objection_to_writing
 
 __all__ = ["refusal_of"]
 

@@ -8,7 +8,6 @@ from typing import Self
 
 from coffer.archive.body.sealed_body import own_memory
 from coffer.archive.format.entry import SealedFile
-from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive, WritableArchive
 from coffer.server.engine.commit import Committed, Committer, Parcel, Sealed
 from coffer.server.services.find import Finder
@@ -39,9 +38,7 @@ class WriterServices(ReaderServices):
     @classmethod
     def of(cls, archive: WritableArchive) -> Self:
         """Create the services of an open archive, which the caller closes."""
-        committer = Committer(
-            archive.keyring, archive.log, archive.reader, archive.index, archive.trail, archive.metrics
-        )
+        committer = Committer(archive.keyring, archive.log, archive.reader, archive.index, archive.metrics)
         ingest = Ingest(archive.intake, _LocalCommitPort(committer), archive.policy, archive.index.rules)
         return cls(archive, Finder(archive), Retriever(archive), committer, ingest)
 
@@ -57,5 +54,5 @@ class _LocalCommitPort:
     def memory(self, length: int) -> memoryview:
         return own_memory(length)
 
-    def commit(self, sealed: Sealed, body: memoryview | SealedFile, caller: Principal) -> Committed:
-        return self._committer.commit([Parcel(sealed, body, caller)])[0]
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
+        return self._committer.commit([Parcel(sealed, body)])[0]

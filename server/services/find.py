@@ -5,7 +5,6 @@ Rule: rows are returned one by one, so that a C-CANCEL stops the work; query val
 
 from collections.abc import Iterator, Mapping
 
-from coffer.archive.events.accesses import Act
 from coffer.index.dicom.attributes import SPECIFIC_CHARACTER_SET, Values, is_supported
 from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
@@ -13,7 +12,6 @@ from coffer.keys.errors import TooCostlyError
 from coffer.server.access.action import Action
 from coffer.server.access.decision import FULFILLED
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import query
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Matches
@@ -54,8 +52,7 @@ class Finder:
         narrowing = self._permitted(caller)
         keys = decode_identifier(identifier, implicit=implicit)
         charset = keys.charset
-        asked = query(caller, identifier, model, implicit=implicit)
-        rows = self._steps(keys.values, narrowing, asked, model=model, caller=caller)
+        rows = self._steps(keys.values, narrowing, model=model, caller=caller)
         encoded = (None if row is None else encode_identifier(row, charset, implicit=implicit) for row in rows)
         known = (tag in _ANSWERED or (is_supported(tag) and narrowing.shows(tag)) for tag in keys.values)
         return Matches(encoded, all(known))
@@ -71,31 +68,21 @@ class Finder:
         return TooCostlyError(f"too costly: {advice}", hint=advice)
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Principal) -> Iterator[dict[int, Values]]:
-        """Matching rows by tag, each with every requested key, once the query is recorded. Raises as `find`, and
-        AuditError."""
+        """Matching rows by tag, each with every requested key. Raises as `find`."""
         narrowing = self._permitted(caller)
-        asked = query(caller, encode_identifier(keys, (), implicit=False), model, implicit=False)
-        self._archive.audit.require([asked])
-        return (row for row in self._steps(keys, narrowing, None, model=model, caller=caller) if row is not None)
+        return (row for row in self._steps(keys, narrowing, model=model, caller=caller) if row is not None)
 
-    def _steps(  # what was asked for, by whom
-        self, keys: Mapping[int, Values], narrowing: Narrowing, asked: Act | None, *, model: str, caller: Principal
+    def _steps(
+        self, keys: Mapping[int, Values], narrowing: Narrowing, *, model: str, caller: Principal
     ) -> Iterator[dict[int, Values] | None]:
-        """As `rows`, with the pauses of `index.query.query`, for a caller that was permitted; `asked` is yet to be
-        recorded."""
+        """As `rows`, with the pauses of `index.query.query`, for a caller that was permitted."""
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
-        matches = self._once_recorded(asked, narrowing.matches(level, keys, model))
+        matches = self._once_checked(narrowing.matches(level, keys, model))
         _log.info("find", name="query.started", calling_ae=caller.ae_title, level=level, model=model)
         return (None if match is None else self._complete(match, keys, level) for match in matches)
 
-    def _once_recorded(
-        self, asked: Act | None, matches: Iterator[dict[int, Values] | None]
-    ) -> Iterator[dict[int, Values] | None]:
-        """The matches, once the index is checked and the query is recorded: that it was answered with nothing says
-        something, too. Raises AuditError."""
+    def _once_checked(self, matches: Iterator[dict[int, Values] | None]) -> Iterator[dict[int, Values] | None]:
         yield from self._archive.checking()
-        if asked is not None:
-            self._archive.audit.require([asked])
         yield from matches
 
     def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:

@@ -5,24 +5,21 @@ and are checked (AEAD, a digest of the data set) before the last of them is retu
 never completed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
 
 from coffer.archive.body.sealed_body import BodyReader
-from coffer.archive.events.accesses import Subject
 from coffer.index.dicom.headers import Identifier, decode_identifier
 from coffer.index.instance.identity import Patient
 from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.instance.patient_id import identity_text
 from coffer.index.query.locate import Located
 from coffer.keys.errors import AmbiguousPatientError, IdentifierError, InputError
-from coffer.server.access.action import ARCHIVE, Action, Resource
+from coffer.server.access.action import Action, Resource
 from coffer.server.access.decision import FULFILLED
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import ObjectOf, act, subjects_of
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.observe.logs import get_logger, short_id
@@ -102,18 +99,6 @@ class StoredInstance:
         return self.bodies.open(self.located.study_key_id, version.content_id, version.position)
 
 
-def object_of(located: Located) -> ObjectOf:
-    """An instance as an audit record names it."""
-    patient = located.patient
-    return ObjectOf(patient.patient_id, patient.issuer, located.study_uid, located.sop_class)
-
-
-def _asked_for(keys: Mapping[int, tuple[str, ...]]) -> tuple[Subject, ...]:
-    """What was asked for, where nothing was found: the studies, otherwise the patient."""
-    patient = next(iter(keys.get(PATIENT_ID, ())), "")
-    return tuple(Subject(patient=patient, study=uid) for uid in keys.get(STUDY_UID, ("",)))
-
-
 @dataclass(slots=True)
 class Planning:
     """A retrieval being planned. `steps` yields the instances, or None periodically while none is found; `remark` is
@@ -178,33 +163,10 @@ class Retriever:
                     keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
                 )
         planning = Planning()
-        planning.steps = self._recorded(
-            self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller, narrowing),
-            chosen,
-            caller,
-            destination,
+        planning.steps = self._planned(
+            planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller, narrowing
         )
         return planning
-
-    def _recorded(
-        self,
-        steps: Iterator[StoredInstance | None],
-        chosen: Mapping[int, tuple[str, ...]],
-        caller: Principal,
-        destination: str = "",
-    ) -> Iterator[StoredInstance | None]:
-        """The steps of a plan, which is complete only once it is recorded what will be sent, and to whom. Raises
-        AuditError."""
-        found: list[ObjectOf] = []
-        for one in steps:
-            if one is not None:
-                found.append(object_of(one.located))
-            yield one
-        action, to = (Action.MOVE, Resource.destination(destination)) if destination else (Action.RETRIEVE, ARCHIVE)
-        subjects = subjects_of(found) or _asked_for(chosen)
-        outcome: Literal[0, 4] = 0 if found else 4
-        begun = act(caller, action, resource=to, stage="begun", outcome=outcome, subjects=subjects)
-        self._archive.audit.require([begun])
 
     def _permitted(self, caller: Principal, destination: str = "") -> Narrowing:
         """What the caller may retrieve and, with a destination, what may be sent there."""
@@ -286,20 +248,11 @@ class Retriever:
         return f"objects of {count} patients have the requested UIDs"
 
     def instances(
-        self,
-        keys: dict[int, tuple[str, ...]],
-        caller: Principal,
-        issuer: str | None = None,
-        action: Action = Action.RETRIEVE,
+        self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None = None
     ) -> Sequence[StoredInstance]:
-        """The instances under exact unique keys by tag, recorded as what is got by `action`; `issuer` as in
-        `Index.locate`. Raises AccessDeniedError, AuditError."""
+        """The instances under exact unique keys by tag; `issuer` as in `Index.locate`. Raises AccessDeniedError."""
         narrowing = self._permitted(caller)
-        found = [each for each in self._found(keys, caller, issuer, narrowing) if each is not None]
-        subjects = subjects_of(object_of(each.located) for each in found) or _asked_for(keys)
-        outcome: Literal[0, 4] = 0 if found else 4
-        self._archive.audit.require([act(caller, action, stage="begun", outcome=outcome, subjects=subjects)])
-        return found
+        return [found for found in self._found(keys, caller, issuer, narrowing) if found is not None]
 
     def _found(
         self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None, narrowing: Narrowing

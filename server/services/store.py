@@ -30,7 +30,6 @@ from coffer.keys.errors import (
 )
 from coffer.server.access.action import Action, Resource
 from coffer.server.access.decision import Policy
-from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.sealing import Intake
 from coffer.server.observe.logs import get_logger, is_verbose, short_id
@@ -62,9 +61,8 @@ class CommitPort(Protocol):
     def memory(self, length: int) -> memoryview:
         """Memory in which a body of `length` bytes is sealed for `commit`: one at a time. Raises UnavailableError."""
 
-    def commit(self, sealed: Sealed, body: memoryview | SealedFile, caller: Principal) -> Committed:
-        """Store an object from this caller; on return it is durable, recorded and can be found. Raises
-        UnavailableError.
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
+        """Store an object; on return it is durable and can be found. Raises UnavailableError.
 
         Where the result is stale, nothing was stored: the caller seals the object again, as `Committed` says. It keeps
         a SealedFile; memory is what `memory` returned last, and must not be used afterwards.
@@ -215,7 +213,7 @@ class IncomingObject:
             previous,
         )
         try:
-            return self._port.commit(sealed, body, request.caller)
+            return self._port.commit(sealed, body)
         finally:
             if isinstance(body, SealedFile):
                 discard(body.path)

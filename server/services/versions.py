@@ -10,7 +10,6 @@ from coffer.index.query.parts import StoredVersion
 from coffer.keys.errors import InputError, NotFoundError
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
-from coffer.server.audit.acts import ObjectOf, act, subjects_of
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.observe.logs import get_logger, short_id
 from coffer.server.services.retrieve import StoredInstance
@@ -22,18 +21,16 @@ WHERE_TO_LOOK = "`coffer find` lists the studies, `coffer status --list` the obj
 _log = get_logger()
 
 
-def versions_of(  # noqa: PLR0917  where to look, for whom
+def versions_of(
     archive: ReadableArchive,
     sop_instance: str,
     caller: Principal,
     studies: Collection[str] = (),
     series: Collection[str] = (),
-    action: Action = Action.RETRIEVE,
 ) -> list[StoredVersion]:
-    """The versions under a UID, in these studies and series (if none is named: in any), oldest first in each, recorded
-    as what is got by `action`.
+    """The versions under a UID, in these studies and series (if none is named: in any), oldest first in each.
 
-    Raises AccessDeniedError, AuditError; NotFoundError if there is none.
+    Raises AccessDeniedError; NotFoundError if there is none.
     """
     archive.policy.require(caller, Action.RETRIEVE)
     found = [
@@ -50,8 +47,6 @@ def versions_of(  # noqa: PLR0917  where to look, for whom
     )
     if not found:
         raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
-    objects = (ObjectOf(e.part.patient_id, e.part.issuer, e.located.study_uid, e.located.sop_class) for e in found)
-    archive.audit.require([act(caller, action, stage="begun", subjects=subjects_of(objects))])
     return found
 
 
@@ -62,13 +57,12 @@ def one_version(  # noqa: PLR0917  as `versions_of`
     caller: Principal,
     studies: Collection[str] = (),
     series: Collection[str] = (),
-    action: Action = Action.RETRIEVE,
 ) -> StoredInstance:
     """One version by its number, to be opened.
 
     Raises as `versions_of`, NotFoundError for an unknown number, InputError if several studies or series have the UID.
     """
-    found = versions_of(archive, sop_instance, caller, studies, series, action)
+    found = versions_of(archive, sop_instance, caller, studies, series)
     chains = {(each.located.study_uid, each.located.series_uid) for each in found}
     if len(chains) > 1:
         raise InputError(

@@ -17,8 +17,6 @@ from coffer.index.dicom.attributes import STUDY_UID
 from coffer.index.dicom.bounds import longest_of
 from coffer.index.instance.entry import InstanceEntry, could_be_extracted
 from coffer.keys.crypto import aead
-from coffer.server.access.action import Action
-from coffer.server.access.decision import FULFILLED
 from coffer.server.config.settings import Limits
 from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.negotiation import Rejection
@@ -29,7 +27,6 @@ from coffer.server.workers.messages import (
     Aborted,
     Answered,
     Commit,
-    Denied,
     Find,
     Identify,
     KeyOf,
@@ -42,13 +39,12 @@ from coffer.server.workers.messages import (
     StudyKeyFor,
 )
 
-__all__ = ["LONGEST_TARGET", "MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
+__all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
 
 MAX_REQUEST_BYTES: Final = MAX_IDENTIFIER_BYTES + (64 << 10)  # the longest message; a commit is far shorter
 _ID, _HASH = 16, 32
 _LONGEST_UID: Final = longest_of(STUDY_UID, "UI")
 _LONGEST_SYNTAX: Final = 128
-LONGEST_TARGET: Final = 256
 _LONGEST_AE: Final = 16  # the field of PS3.8 Table 9-11
 _LONGEST_PROBLEM: Final = 200
 _WRONG_CLOCK_MS: Final = 3_600_000  # both ends read the same clock; it may be set in between
@@ -101,16 +97,6 @@ def require_sound(request: Request, limits: Limits, now: Now) -> None:
         case Plan(identifier, _, model, destination):
             _require_question(identifier, model)
             _require(len(destination) <= _LONGEST_AE, "an AE title that is too long")
-        case _:
-            _require_told(request)
-
-
-def _require_told(request: Request) -> None:
-    """The same for what the worker only reports."""
-    match request:
-        case Denied(action, _, target):
-            _require(action in FULFILLED or action is Action.ECHO, "a denial of what no peer can ask for")
-            _require(_is_text(target, LONGEST_TARGET), "a denial of something odd")
         case Rejected(reason):
             _require(reason in _REASONS, "an unknown reason")
         case Aborted(reason):

@@ -11,24 +11,13 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-from coffer.keys.errors import CofferError
 from coffer.keys.memory.secret import Secret
-from coffer.server.access.action import Action, Resource
-from coffer.server.access.decision import FULFILLED, Policy
 from coffer.server.access.principal import Principal
-from coffer.server.access.rules import Deny
-from coffer.server.audit.acts import act, denied, not_let_in
-from coffer.server.audit.trail import Trail
 from coffer.server.identity.admission import Connected
-from coffer.server.identity.claim import Refusal
 from coffer.server.identity.identification import Identification
-from coffer.server.services.transfers import SERVICES, Transfer
-from coffer.server.workers import messages
 from coffer.server.workers.checks import MAX_REQUEST_BYTES, BrokenRule
-from coffer.server.workers.messages import Answered, Denied, Identified, ObserverCall, Sent
 from coffer.server.workers.rights import Rights
 from coffer.server.workers.search import Search
 from coffer.server.workers.transport import SEALS, LineClosed, Wire, framed, poured
@@ -62,7 +51,6 @@ class Client:
         self.rights = Rights()
         self.search: Search | None = None
         self.identification: Identification | None = None
-        self.transfer: Transfer | None = None  # objects that are being sent
         self.is_owed = False  # an answer is being prepared
         self.is_gone = False
         self.stuck_since: float | None = None  # since when an answer waits to be read
@@ -184,50 +172,6 @@ class Client:
             with contextlib.suppress(BufferError):  # a view still exists: it is unmapped with that
                 self._map.close()
             self._map = None
-
-    # Its record in the audit trail
-
-    def bound(self, identified: Identification, trail: Trail) -> bytes | None:
-        """Let it act for whoever was proved to be there; the answer to that, None after an internal error. Nobody is
-        let in while it cannot be recorded."""
-        found = identified.found
-        if found is None:
-            return None
-        try:
-            trail.require_room()
-        except CofferError as error:
-            return messages.encode(messages.failed(error))
-        if isinstance(found, Refusal):
-            trail.note(not_let_in(identified.claim, self.by, found))
-            return messages.encode(Identified(None, found))
-        trail.note(act(found, Action.ASSOCIATE, stage="begun"))
-        self.rights.bind(found)
-        return messages.encode(Identified(replace(found, standing="")))  # of no use to a worker
-
-    def record(self, call: ObserverCall, trail: Trail) -> None:
-        """Note how its transfer ended, once the worker says that it is over."""
-        if self.transfer is None:
-            return
-        if isinstance(call, Sent):
-            self.transfer.sent += call.objects
-        elif isinstance(call, Answered) and call.service in SERVICES:
-            trail.note(self.transfer.ended())
-            self.transfer = None
-
-    def record_denial(self, told: Denied, policy: Policy, trail: Trail) -> None:
-        """Note what the worker says was denied, if it is: a worker is not believed."""
-        asked = policy.asked_now(self.rights.caller, told.action, Resource(told.resource, told.target))
-        found = policy.judged(asked, FULFILLED.get(told.action, ()))
-        if isinstance(found, Deny):
-            trail.note(denied(asked, found))
-
-    def record_end(self, trail: Trail) -> None:
-        """Note that its transfer broke off, if one was under way, and that its association is over."""
-        if self.transfer is not None:
-            trail.note(self.transfer.ended())
-            self.transfer = None
-        if self.caller is not None:
-            trail.note(act(self.caller, Action.ASSOCIATE))
 
     def close(self) -> None:
         """Close everything; a search for this line stops."""

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Final
 
@@ -27,7 +28,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.host.watched import Watched
 from coffer.server.identity.admission import Admission, Connected
-from coffer.server.identity.claim import AssociationClaim
+from coffer.server.identity.claim import AssociationClaim, Refusal
 from coffer.server.identity.identification import Identification
 from coffer.server.identity.withdrawal import Withdrawals
 from coffer.server.observe.logs import get_logger
@@ -217,7 +218,6 @@ class Coordinator:
         with contextlib.suppress(KeyError):
             self._selector.unregister(client.wire.socket)
         self._clients.discard(client)
-        client.record_end(self._archive.trail)
         client.close()
         if client.rights.is_associated:  # no message will report it
             self._archive.metrics.association_closed()
@@ -262,10 +262,6 @@ class Coordinator:
             case ObserverCall():
                 client.rights.observe(request)
                 request.make(self._archive.metrics)
-                client.record(request, self._archive.trail)
-            case messages.Denied():
-                client.rights.observe(request)
-                client.record_denial(request, self._archive.policy, self._archive.trail)
             case messages.Find() | messages.Plan() | messages.More():
                 self._searches.ask(client, request)
             case messages.Stop():
@@ -283,6 +279,16 @@ class Coordinator:
             self._searches.take(found)
         else:
             found.work(0)
+
+    @staticmethod
+    def _bound(client: Client, found: Principal | Refusal | None) -> bytes | None:
+        """Let a line act for whoever was proved to be there; the answer to it, None after an internal error."""
+        if found is None:
+            return None
+        if isinstance(found, Refusal):
+            return messages.encode(messages.Identified(None, found))
+        client.rights.bind(found)
+        return messages.encode(messages.Identified(replace(found, standing="")))  # of no use to a worker
 
     def _study_key(self, part: PartId, caller: Principal) -> StudyKey:
         self._archive.policy.require(caller, Action.STORE, fulfils=FULFILLED[Action.STORE])
@@ -328,7 +334,7 @@ class Coordinator:
         while not self._found.empty():
             client, search, reply = self._found.get()
             if isinstance(search, Identification):
-                reply = client.bound(search, self._archive.trail)
+                reply = self._bound(client, search.found)
             if search in (client.search, client.identification):
                 self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]
 
@@ -353,7 +359,7 @@ class Coordinator:
             with shared:
                 body = self._batch.copy(shared)
         client.is_owed = True
-        self._batch.parcels.append((client, Parcel(sealed, body, client.rights.caller)))
+        self._batch.parcels.append((client, Parcel(sealed, body)))
 
     def _part_of(self, sealed: Sealed) -> PartId:
         return self._archive.index.rules.part_of(sealed.entry, sealed.source_ae)

@@ -1,8 +1,7 @@
 """The messages between a worker and the committing process, as msgpack.
 
 Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and a
-message that does not decode is an internal error. Every request except `Stop`, `Denied` and `ObserverCall` has one
-reply.
+message that does not decode is an internal error. Every request except `Stop` and `ObserverCall` has one reply.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from coffer.index.instance.identity import PartId
 from coffer.index.query.locate import Located
 from coffer.keys import errors
 from coffer.keys.errors import CofferError
-from coffer.server.access.action import Action, ResourceKind
 from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.identity.claim import AssociationClaim, Refusal
@@ -158,14 +156,6 @@ class Stop(_Message, frozen=True):
     """No further part is wanted."""
 
 
-class Denied(_Message, frozen=True):
-    """The access decision denied the line's caller this action: to be recorded, if that is so. No reply."""
-
-    action: Action
-    resource: ResourceKind
-    target: str
-
-
 class ObserverCall(_Message, frozen=True):
     """A call of one method of `server.services.api.Observer`: one class for each, whose fields are the arguments."""
 
@@ -292,7 +282,7 @@ class Failed(_Message, frozen=True):
 
 Order = Setup | Users | Serve | End | Withdraw | Quit
 Request = (
-    Identify | StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop | Denied
+    Identify | StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
     | AssociationOpened | AssociationClosed | Rejected | Aborted | Limited | Answered | Sent
 )  # fmt: skip
 Reply = Identified | Key | Renewed | Done | Rows | Places | Failed

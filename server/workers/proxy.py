@@ -18,7 +18,6 @@ from coffer.keys.clock import boot_seconds
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import UnavailableError
 from coffer.keys.memory.secret import Secret
-from coffer.server.access.action import AccessRequest
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.engine.bodies import Bodies
@@ -29,7 +28,6 @@ from coffer.server.services.api import Matches, Planned
 from coffer.server.services.retrieve import StoredInstance
 from coffer.server.services.store import Ingest
 from coffer.server.workers import messages
-from coffer.server.workers.checks import LONGEST_TARGET
 from coffer.server.workers.held_key import Feed, HeldKey
 from coffer.server.workers.messages import (
     Aborted,
@@ -37,7 +35,6 @@ from coffer.server.workers.messages import (
     AssociationClosed,
     AssociationOpened,
     Commit,
-    Denied,
     Done,
     Failed,
     Find,
@@ -60,12 +57,6 @@ from coffer.server.workers.transport import LineClosed, SharedMemory, Wire, draw
 
 _KEY_BYTES: Final = 32
 R = TypeVar("R", Identified, Key, Renewed, Done, Rows, Places)
-
-
-def denied(asked: AccessRequest) -> Denied:
-    """The message that the access decision denied this. A peer names what it asks for: an odd name is left out."""
-    name = asked.resource.name
-    return Denied(asked.action, asked.resource.kind, name if name.isprintable() and len(name) <= LONGEST_TARGET else "")
 
 
 class Line:
@@ -152,7 +143,7 @@ class _RemoteCommitPort:
     def memory(self, length: int) -> memoryview:
         return self._line.memory(length)
 
-    def commit(self, sealed: Sealed, body: memoryview | SealedFile, caller: Principal) -> Committed:  # noqa: ARG002
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         done = self._line.commit(sealed, body)
         if done.stale and done.previous is None:
             self._held.drop()

@@ -14,7 +14,7 @@ from typing import Final
 from coffer.index.instance.identity import PartId
 from coffer.server.access.principal import Principal
 from coffer.server.workers.checks import BrokenRule
-from coffer.server.workers.messages import AssociationClosed, AssociationOpened, Denied, ObserverCall
+from coffer.server.workers.messages import AssociationClosed, AssociationOpened, ObserverCall
 
 __all__ = ["Rights"]
 
@@ -107,8 +107,8 @@ class Rights:
         if key_id not in self._given:
             raise BrokenRule("it asked about a key that it was not given")
 
-    def observe(self, call: ObserverCall | Denied) -> None:
-        """Record a call to the observer, or of a denial. Raises BrokenRule for one that an honest line cannot make."""
+    def observe(self, call: ObserverCall) -> None:
+        """Record a call to the observer. Raises BrokenRule for one that an honest line cannot make."""
         now = self._now()
         self._tokens = min(float(_MOST_CALLS), self._tokens + (now - self._counted) * _CALLS_A_SECOND) - 1
         self._counted = now

@@ -14,7 +14,6 @@ from coffer.keys.errors import TooCostlyError
 from coffer.server.access.principal import Principal
 from coffer.server.services.bundle import ReaderServices
 from coffer.server.services.retrieve import Planning
-from coffer.server.services.transfers import Transfer
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.client import Client
 from coffer.server.workers.messages import Find, More, Places, Plan, Rows
@@ -105,7 +104,7 @@ class Searches:
     def _plan(self, client: Client, asked: Plan, caller: Principal) -> Search:
         client.rights.plan()
 
-        planning, found = Planning(), list[Located]()
+        planning = Planning()
 
         def begin() -> Iterator[Located | None]:
             nonlocal planning
@@ -119,10 +118,7 @@ class Searches:
             return (None if one is None else replace(one.located, versions=()) for one in planning.steps)
 
         def pack(places: list[Located], is_last: bool) -> Places:
-            found.extend(places)
-            if is_last:  # only now is it recorded what will be sent
-                client.rights.returned({place.study_key_id for place in found})
-                client.transfer = Transfer(caller, asked.destination, found) if found else None
+            client.rights.returned({place.study_key_id for place in places})
             return Places(places, is_last, planning.remark)
 
         return Search(

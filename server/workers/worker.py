@@ -56,7 +56,7 @@ from coffer.server.workers.messages import (
     Users,
     Withdraw,
 )
-from coffer.server.workers.proxy import Line, RemoteServices, denied
+from coffer.server.workers.proxy import Line, RemoteServices
 from coffer.server.workers.transport import LineClosed, Wire
 
 _log = logs.get_logger()
@@ -134,11 +134,12 @@ class Worker:
     def _begin(self, order: Serve, connection: socket.socket, line: socket.socket) -> None:
         settings, number = self._config.dimse, order.number
         end = Line(Wire(line))
-        policy = self._policy.telling(lambda asked, _: end.send(denied(asked)))
-        services = RemoteServices(end, self._intake, policy, self._rules, self._archive_id, self._reader, self._feed)
+        services = RemoteServices(
+            end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._feed
+        )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(
-            pdus, order.host, self._config, policy, services, services.observer, services, self._dial, self._rates
+            pdus, order.host, self._config, self._policy, services, services.observer, services, self._dial, self._rates
         )
 
         def over() -> None:

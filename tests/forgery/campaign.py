@@ -123,11 +123,10 @@ def _one(world: World, before: State, seed: int, tally: Tally, full: float, writ
     row = Row()
     try:
         everything = len(moves) == 1 and rng.random() < full
-        # Before any command is asked: those that answer leave a record of it in the keyring.
-        after = State.of(world.live, damaged=at.damaged)
         is_found = _asked(world, row, everything=everything)
         listed: list[str] = []
         if not is_found:
+            after = State.of(world.live, damaged=at.damaged)
             differing = before.differing(after)
             if not differing:
                 tally.unchanged += 1

@@ -16,7 +16,7 @@ from tests.forgery.moves.attacked import segment_files
 from tests.forgery.state import keyring_note
 from tests.forgery.world import World, config_at, mark_size, put
 
-OBJECT, KEY_CREATED, AUDIT, REPAIR = 1, 2, 7, 8
+OBJECT, KEY_CREATED, REPAIR = 1, 2, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,7 @@ def _faults(world: World, known: set[bytes], there: set[bytes], anchor: str, *, 
     for size, root in map(notes.stated, signed):
         if root != tree.root(leaves[:size]):
             found.append(f"the key signed another tree of {size} records than the log's")
-    kinds = {records[n][0] for n in range(common, len(leaves)) if n in records} - {
-        OBJECT,
-        KEY_CREATED,
-        AUDIT,
-    }  # what a store makes
+    kinds = {records[n][0] for n in range(common, len(leaves)) if n in records} - {OBJECT, KEY_CREATED}
     kinds -= {REPAIR} if is_announced else set()  # `accepted`: an offline repair that was not made
     return [*found, *(f"a record of kind {kind} was made of what the folder says" for kind in sorted(kinds))]
 

@@ -175,7 +175,6 @@ DRAWN = {
     "archive/body/spool.py": 2,
     "server/cli/integrity/verify.py": 1,
     "server/engine/create.py": 1,
-    "server/audit/trail.py": 1,  # names of waiting rows, as in `keys/values/waiting_event.py`
     "server/mailbox/outbox.py": 1,
     # Names of files and ids of snapshots, in which a repetition is refused or seen; and which objects a drill takes.
     "keys/disk/durable.py": 1,

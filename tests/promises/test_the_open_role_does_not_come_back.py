@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.events.accesses import UsersLoaded
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.format.record import Kind
 from coffer.keys.errors import ConfigError
 from coffer.server.access.roles import Role

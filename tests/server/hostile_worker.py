@@ -101,7 +101,7 @@ class Worker:
     def memory(self, length: int) -> memoryview:
         return self.line.memory(length) if self.hook is None else own_memory(length)
 
-    def commit(self, sealed: Sealed, body: memoryview | SealedFile, caller: Principal) -> Committed:
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         if self.hook is None:
             return self.line.commit(sealed, body)
         assert isinstance(body, memoryview)

@@ -197,7 +197,7 @@ def test_whatever_changes_keys_is_recorded(command: str, archive: Path) -> None:
 
     def events() -> list[Recorded]:
         with open_writer(load_config(Path("coffer.toml"))) as engine:  # what waits is delivered
-            kinds = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED, Kind.AUDIT}
+            kinds = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED}
             return [*engine.events(kinds)]
 
     seen = len(events())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.events.accesses import UsersLoaded
+from coffer.archive.events.users import UsersLoaded
 from coffer.archive.format.record import Kind
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import ConfigError

@@ -67,20 +67,14 @@ class Tables:
 
     def is_of(self, value: object, of: str) -> bool:
         """Whether a value is of a type, as the tables name it."""
-        bare = of.removeprefix("list of ").partition(", ")[0]
-        must(of.startswith("`") or bare in self.known_types, f"the page does not say what {of} is")
-        return is_of(value, of)
-
-
-def is_of(value: object, of: str) -> bool:
-    """Whether a value is of a type, by its name, of a list of one, or one of several words."""
-    if of.startswith("list of "):
-        item, _, rest = of.removeprefix("list of ").partition(", ")
-        enough = rest != "not empty" or value != []
-        return isinstance(value, list) and enough and all(is_of(each, item) for each in value)
-    if of.startswith("`"):
-        return value in re.findall(r"`(\w+)`", of)
-    return TYPES[of](value)
+        if of.startswith("list of "):
+            item, _, rest = of.removeprefix("list of ").partition(", ")
+            enough = rest != "not empty" or value != []
+            return isinstance(value, list) and enough and all(self.is_of(each, item) for each in value)
+        if of.startswith("`"):
+            return value in re.findall(r"`(\w+)`", of)
+        must(of in self.known_types, f"the page does not say what {of} is")
+        return TYPES[of](value)
 
 
 def is_text(value: object, pattern: str = "(?s:.*)") -> bool:
@@ -96,20 +90,9 @@ def is_number(value: object) -> bool:
 def is_object(value: object, **fields: object) -> bool:
     """Whether it is an object of exactly these fields."""
     is_whole = isinstance(value, dict) and set(value) == set(fields)
-    return is_whole and all(is_of(value[name], str(of)) for name, of in fields.items())  # type: ignore[index]
+    return is_whole and all(TYPES[str(of)](value[name]) for name, of in fields.items())  # type: ignore[index]
 
 
-def is_act(value: object) -> bool:
-    """Whether it is an act of the audit trail."""
-    is_whole = is_object(
-        value, **dict.fromkeys(ACT, "text"), at_ms="ms", code="`C` `D` `E` `R` `U`", stage="`begun` `done`",
-        subjects="list of subject", who="actor", outcome="count",
-    )  # fmt: skip
-    return is_whole and value["outcome"] in {0, 4, 8, 12}  # type: ignore[index]
-
-
-ACTOR = ("account", "ae_title", "called_ae", "host", "kind", "name", "proof", "user")
-ACT = ("action", "purpose", "query", "reason", "resource", "syntax", "target")
 TYPES = {
     "count": is_number,
     "ms": is_number,
@@ -125,12 +108,6 @@ TYPES = {
     "row": lambda value: is_text(value, "([0-9a-f]{2})*"),
     "officer": lambda value: is_object(value, account="text", name="text"),
     "tree_head": lambda value: is_object(value, records="count", root="hex32"),
-    "actor": lambda value: is_object(value, **dict.fromkeys(ACTOR, "text")),
-    "sop_class_count": lambda value: is_object(value, objects="count", sop_class="text"),
-    "subject": lambda value: is_object(
-        value, classes="list of sop_class_count", issuer="text", patient="text", study="text"
-    ),
-    "act": is_act,
 }
 
 

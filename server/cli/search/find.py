@@ -13,7 +13,7 @@ from coffer.index.dicom.keywords import closest, is_multiple, tag_of
 from coffer.keys.errors import InputError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option, unaudited_option
+from coffer.server.cli.options import Chosen, archive_options, json_option
 from coffer.server.cli.search.keys import name_of, require_usable
 
 if TYPE_CHECKING:
@@ -54,18 +54,10 @@ above are required. Matching of names ignores case."""
 )  # fmt: skip
 @click.option("--return", "returned", multiple=True, metavar="ATTRIBUTE", help="Column to show; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many rows.")
-@unaudited_option
 @archive_options()
 @json_option
 @click.pass_obj
-def find(  # noqa: PLR0917  one parameter for each option
-    chosen: Chosen,
-    query: tuple[str, ...],
-    level: str,
-    returned: tuple[str, ...],
-    limit: int | None,
-    unaudited: str | None,
-) -> None:
+def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str, ...], limit: int | None) -> None:
     """Find patients, studies, series or instances by their attributes."""
     name = _LEVELS[level.lower()]
     conditions = dict(_condition(one) for one in query)
@@ -73,7 +65,7 @@ def find(  # noqa: PLR0917  one parameter for each option
     require_usable(conditions, columns, QueryLevel[name])
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **conditions}
     admitted = chosen.existing(Action.FIND)
-    with admitted.open_reading(unaudited=unaudited) as archive:
+    with admitted.open_reading() as archive:
         from coffer.server.services.find import Finder
 
         model = "patient" if name == "PATIENT" else "study"

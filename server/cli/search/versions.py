@@ -8,7 +8,7 @@ import click
 
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option, unaudited_option
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.index.query.parts import StoredVersion
@@ -27,14 +27,13 @@ queries describe and retrievals send; [versions] in coffer.toml selects it. If t
 series, versions are counted from 1 in each."""
 )
 @click.argument("instance", metavar="SOP_INSTANCE_UID")
-@unaudited_option
 @archive_options()
 @json_option
 @click.pass_obj
-def versions(chosen: Chosen, instance: str, unaudited: str | None) -> None:
+def versions(chosen: Chosen, instance: str) -> None:
     """List every version of an object: when it arrived, from whom, and which one is served."""
     admitted = chosen.existing(Action.RETRIEVE)
-    with admitted.open_reading(unaudited=unaudited) as archive:
+    with admitted.open_reading() as archive:
         from coffer.server.services.versions import versions_of
 
         rows = [_fields(each) for each in versions_of(archive, instance.strip(), admitted.principal)]

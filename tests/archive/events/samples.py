@@ -2,7 +2,6 @@
 
 from typing import Final, TypeVar
 
-from coffer.archive.events.accesses import AccessRecorded, Act, Actor, SopClassCount, Subject, UsersLoaded
 from coffer.archive.events.clocks import ClockConfirmed, ClockDoubted, LogEpochBegun
 from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRotated
 from coffer.archive.events.event import Event
@@ -30,6 +29,7 @@ from coffer.archive.events.shreds import (
     StudyShreddedAgain,
 )
 from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
+from coffer.archive.events.users import UsersLoaded
 
 E = TypeVar("E", bound=Event)
 BY: Final = Officer("Meyer", "pacs")
@@ -97,30 +97,6 @@ SAMPLES: Final[tuple[Event, ...]] = (
     UsersLoaded(users_hash=HASH, users=12, single_officer=False, treatment_without_consent=True),
     CopyRegistered(copy="01020304", of="keyring", place="tape 17", newest=2, feed=9, ends_ms=1_762_592_000_000, by=BY),
     CopyGone(copy="01020304", of="provider", place="safe", newest=2, reason="in the shredder", by=BY),
-    AccessRecorded(
-        acts=(
-            Act(
-                at_ms=1_760_000_000_000,
-                action="retrieve",
-                code="R",
-                stage="begun",
-                who=Actor(
-                    kind="peer", name="WARD", ae_title="WARD", host="192.0.2.7", user="ward", proof="certificate"
-                ),
-                purpose="TREAT",
-                resource="destination",
-                target="VIEWER",
-                subjects=(
-                    Subject(
-                        patient="PID-1",
-                        issuer="Käfer",
-                        study="1.2.840.99999.1",
-                        classes=(SopClassCount(sop_class="1.2.840.10008.5.1.4.1.1.2", objects=3),),
-                    ),
-                ),
-            ),
-        )
-    ),
 )
 ANY: Final = RekeyOrdered(new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

@@ -36,7 +36,7 @@ def test_every_code_is_a_noun_and_a_verb_and_stands_once() -> None:
     assert [code for code, _ in codes if not re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*", code)] == []
     taken = {code for code, _ in codes} | {code.partition(".")[0] + ".*" for code, _ in codes}
     assert not taken & {*RESERVED}
-    others = {Kind.OBJECT, Kind.STUDY_KEY_CREATED, Kind.REGISTER}
+    others = {Kind.OBJECT, Kind.STUDY_KEY_CREATED, Kind.AUDIT_HEAD, Kind.REGISTER}
     assert {each.kind for each in EVENTS} == {*Kind} - others
     assert [type(each) for each in SAMPLES] == [*EVENTS]
 
@@ -119,7 +119,7 @@ def test_an_event_has_one_encoding() -> None:
 
 def test_a_newer_event_is_kept() -> None:
     text = b'{"code":"project.opened","v":3,"x":[1.5]}'
-    assert decode(text, Kind.AUDIT) == UnknownEvent("project.opened", 3, Kind.AUDIT)
+    assert decode(text, Kind.AUDIT_HEAD) == UnknownEvent("project.opened", 3, Kind.AUDIT_HEAD)
     assert decode(changed(sample(HoldAdded), v=2, more=1), 99) == UnknownEvent("hold.added", 2, 99)
 
 

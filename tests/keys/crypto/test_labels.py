@@ -32,8 +32,6 @@ USES = {
     "PSEUDONYM": {"server/erasure/certificate.py"},
     "EVENT_BLOB": {"archive/events/recorded.py"},
     "EVENT_CID": {"archive/events/recorded.py"},
-    "AUDIT_BLOB": {"archive/events/recorded.py"},
-    "AUDIT_CID": {"archive/events/recorded.py"},
     "CLAIM": {"keys/keyring/keyring.py"},
     "ACKNOWLEDGE": {"server/maintenance/acknowledged.py"},
     "LINEAGE": {"server/engine/checkpoint_signer.py"},
@@ -44,7 +42,7 @@ USES = {
     "KEYFILE_WRAP": {"keys/providers/key_file.py"},
     "KEYFILE_ID": {"keys/providers/key_file.py"},
 }
-PARENTS = {"AUDIT", "EVENT", "HEDGE", "NONCE"}  # used in several modules, each of which hands them to one
+PARENTS = {"EVENT", "HEDGE", "NONCE"}  # used in several modules, each of which hands them to one
 
 
 def used() -> dict[str, set[str]]:
@@ -110,5 +108,5 @@ def test_the_page_lists_every_label_once_with_its_parent() -> None:
 def test_a_key_with_children_does_nothing_else() -> None:
     rows = re.findall(r"^\| ([^|]+) \| `(coffer/[a-z-]+/v1)` \| ([^|]+) \|", TABLE, re.MULTILINE)
     parents = {label for _, label, _ in rows if any(f"`{label}`" in parent for parent, _, _ in rows)}
-    assert parents == {"coffer/audit/v1", "coffer/event/v1", "coffer/index-sum/v1"}
+    assert parents == {"coffer/event/v1", "coffer/index-sum/v1"}
     assert all(use.startswith("parent") for _, label, use in rows if label in parents)

@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parents[3]
 COFFER = Path(sys.executable).with_name("coffer")
 COMMANDS = [
     "access",
-    "audit",
     "backup",
     "checkpoint",
     "clock",

@@ -1,7 +1,6 @@
 """An archive that was rolled back or damaged: it is still read, commands say why, and the remedy is recorded."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +63,7 @@ def test_a_rolled_back_archive_is_read_and_not_written(archive: Path) -> None:
     assert shown["missing"] == int(str(shown["keyring_records"])) - int(str(shown["records"])) > 0
     with Server(load_config(Path("coffer.toml"))) as server:
         (reason,) = server.reasons()
-        assert re.match("nothing is stored: [0-9]+ records are signed", reason)
+        assert reason.startswith("nothing is stored: 2 records are signed")
         assert server.services.archive.stats().studies == 1
     told("recover", "from", "new")
 

@@ -270,10 +270,9 @@ def test_another_archive_and_older_copies(made: Made, tmp_path: Path) -> None:
     for at, code, words in ((places[1] + 60, 13, "ends at 1 "), (places[-2], 13, "ends at")):  # a header altered
         segment.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert words in run(*copied, code=code).output
-    named = 2  # a record that the certificate names
-    head = parse_header(whole[places[named] : places[named] + 160])
+    head = parse_header(whole[places[1] : places[1] + 160])
     lie = dataclasses.replace(head, content_id=bytes(32)).serialize()  # altered, and its checksum with it
-    segment.write_bytes(whole[: places[named]] + lie + whole[places[named] + 160 :])
+    segment.write_bytes(whole[: places[1]] + lie + whole[places[1] + 160 :])
     assert "are not those" in run(*copied, code=13).output
     assert "does not chain" in prove(FILE, vkey(), "--archive", "copy", code=1)
     for bad, code in ((note[:-9], 4), (b"", 4), (note.split(b"\n\n")[0], 4), (note + note, 3)):

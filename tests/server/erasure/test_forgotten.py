@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from coffer.archive.events.recorded import Recorded
-from coffer.archive.format.record import Kind
 from coffer.keys.crypto import derive
 from coffer.keys.keyring import rows, shred
 from coffer.server.config.load import load_config
@@ -21,14 +20,13 @@ archive = three_studies.archive
 
 
 def remembered(study_uid: str) -> list[str]:
-    """Where the keyring, its rows opened, and the log, its events opened, hold the token of a UID. Not in the audit
-    trail, which keeps the UID itself on purpose."""
+    """Where the keyring, its rows opened, and the log, its events opened, hold the token of a UID."""
     with open_reading(load_config(Path("coffer.toml"))) as engine:
         token, keyring = engine.index.study_token(study_uid), engine.keyring
         where = [chr(key[0]) for key, value in keyring.rows(b"") if token in value or token in key]
         event_key = keyring.archive_key(derive.EVENT)
         for position, header in engine.reader.records():
-            if header.content_id.strip(b"\0") and header.kind not in {1, 2, Kind.AUDIT}:
+            if header.content_id.strip(b"\0") and header.kind not in {1, 2}:
                 read = Recorded.open(event_key, engine.folder.archive_id, header, engine.reader.read_body(position))
                 if token.hex() in str(read.event) or token in engine.reader.read_body(position):
                     where.append(read.event.code)

@@ -237,9 +237,7 @@ def test_a_dry_run_shows_everything_and_changes_nothing(archive: Path) -> None:
     assert "would be refused: hold" in told_people
     told("shred", "request", STUDY, "--dry-run")
     assert told("shred", "list") == {"requests": [], "shreds": []}
-    witness = {b"W": b""}  # the checkpoint that the keyring remembers
-    assert said_by(archive / "keyring") | witness == before[0] | witness
-    assert told("status")["records"] == before[1] + 3  # that somebody looked, three times
+    assert (said_by(archive / "keyring"), told("status")["records"]) == before
     run("shred", STUDY, "--dry-run", code=0)
     run("shred", STUDY, code=2)  # a deed needs a reason
 

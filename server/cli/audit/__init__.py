@@ -1,1 +1,0 @@
-"""`coffer audit`: who did what with which objects."""
