@@ -29,7 +29,7 @@ from coffer.keys.disk.lock import in_turn
 from coffer.keys.disk.volume import free_bytes
 from coffer.keys.errors import IntegrityError, UnavailableError
 
-__all__ = ["environment", "locked_out", "readers_go_on", "reason", "refused"]
+__all__ = ["begun", "environment", "locked_out", "readers_go_on", "reason", "refused"]
 
 _FULL: Final = 64 * 1024  # bytes: less than a small commit needs
 _NAMES: Final = Path("/proc/self/fd")  # names of open files
@@ -170,7 +170,7 @@ def _is_sound(env: Any, fd: int, data: Path, lock: Path | None) -> bool:
     """As `_require_sound`; False where another process has committed twice meanwhile, so that no meta page leads to
     what was to be looked at any more."""
     before = states(fd)
-    with _begun(env) as state:
+    with begun(env) as state:
         known = [*before, *states(fd)]
         if lock is not None and known and not min(known) <= state.id() <= max(known):
             raise UnavailableError(
@@ -187,7 +187,8 @@ def _is_sound(env: Any, fd: int, data: Path, lock: Path | None) -> bool:
     return True
 
 
-def _begun(env: Any) -> Any:
+def begun(env: Any) -> Any:
+    """A transaction that reads the last commit, also of a file that another process has let grow."""
     try:
         return env.begin()
     except lmdb.MapResizedError:  # another process grew the file: adopt its size

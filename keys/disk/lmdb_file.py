@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import lmdb
-
 from coffer.keys.disk import opening
 from coffer.keys.disk.helper_thread import HelperThread
-from coffer.keys.disk.lmdb_environment import environment, locked_out, readers_go_on
+from coffer.keys.disk.lmdb_environment import begun, environment, locked_out, readers_go_on
 from coffer.keys.disk.syscalls import converted
 from coffer.keys.errors import UnavailableError
 
@@ -78,7 +76,7 @@ class LmdbFile:
                 tables = {name: env.open_db(name.encode(), create=make, dupsort=d) for name, d in self._names.items()}
                 if not self.is_readonly:
                     env.reader_check()  # a killed reader's place would pin old pages, and old wrapped keys, for ever
-                self._noted(_begun(env)).abort()
+                self._noted(begun(env)).abort()
                 waits_no_more()
             except BaseException:
                 _close(env, fd)
@@ -124,7 +122,7 @@ class LmdbFile:
                 goes_on = readers_go_on(self._fd, _PATIENCE_SECONDS)
             if not goes_on:
                 raise locked_out(self._data, self._lock, _PATIENCE_SECONDS)
-        return self._noted(_begun(self._env))
+        return self._noted(begun(self._env))
 
     def _noted(self, txn: Any) -> Any:
         """Learn when nobody refers to a transaction any more, in the same instant as the binding does."""
@@ -195,11 +193,3 @@ def _close(env: Any, fd: int) -> None:
 def _identity(file: Path | None) -> tuple[int, int] | None:
     found = None if file is None else opening.status(file)
     return None if found is None else (found.st_dev, found.st_ino)
-
-
-def _begun(env: Any) -> Any:
-    try:
-        return env.begin()
-    except lmdb.MapResizedError:  # another process grew the file: adopt its size
-        env.set_mapsize(0)
-        return env.begin()

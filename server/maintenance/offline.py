@@ -5,7 +5,7 @@ Rule: a session takes the writer's lock and never opens the log for writing; the
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -162,42 +162,44 @@ def strange_successor(folder: ArchiveFolder, keyring: Keyring) -> HistoryError |
     return None if is_changed or keys.current in own else foreign(keys)
 
 
-def older_keyring(config: Config, mark: Mark | None) -> HistoryError | None:
-    """That the keyring is older than the log, or the mark, by what only its keys can tell; also beside a writer. None
-    if it is not, or does not open."""
+@contextmanager
+def _opened(config: Config) -> Iterator[tuple[ArchiveFolder, Keyring, LogReader] | None]:
+    """The archive's keyring and log, also beside a writer; None if the keyring does not open."""
     folder = ArchiveFolder.open(config.archive)
     try:
         keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
     except CofferError:
-        return None
-    reader = LogReader(folder)
-    try:
-        late = missed(folder, keyring, reader)
-        return late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
-    except HistoryError as error:
-        return error
-    except CofferError:
-        return None  # the comparison without the key reports it
-    finally:
-        reader.close()
-        keyring.close()
+        yield None
+        return
+    with closing(keyring), closing(LogReader(folder)) as reader:
+        yield folder, keyring, reader
+
+
+def older_keyring(config: Config, mark: Mark | None) -> HistoryError | None:
+    """That the keyring is older than the log, or the mark, by what only its keys can tell; also beside a writer. None
+    if it is not, or does not open."""
+    with _opened(config) as opened:
+        if opened is None:
+            return None
+        folder, keyring, reader = opened
+        try:
+            late = missed(folder, keyring, reader)
+            return late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
+        except HistoryError as error:
+            return error
+        except CofferError:
+            return None  # the comparison without the key reports it
 
 
 def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
     """Return the holds of the log that the keyring lacks, also beside a writer; None if the keyring does not open."""
-    folder = ArchiveFolder.open(config.archive)
-    try:
-        keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
-    except CofferError:
-        return None
-    reader = LogReader(folder)
-    try:
-        return missed(folder, keyring, reader).lost_holds(keyring)
-    except CofferError:
-        return None
-    finally:
-        reader.close()
-        keyring.close()
+    with _opened(config) as opened:
+        if opened is None:
+            return None
+        try:
+            return missed(*opened).lost_holds(opened[1])
+        except CofferError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ KNOWN_IN = {
         r"\bimport lmdb\b",
         {
             "keys/disk/lmdb_environment.py",
-            "keys/disk/lmdb_file.py",
             "keys/disk/lmdb_pages.py",
             "keys/store/lmdb_store.py",
             "index/backends/lmdb_store.py",

@@ -1,6 +1,6 @@
 """docs/operations/monitoring.md lists what /metrics answers, and alerts and dashboard ask for nothing else.
 
-With COFFER_WRITE_GOLDEN=1 the page's table is written anew: read the difference.
+COFFER_WRITE_GOLDEN=1 rewrites the page's table: read the diff.
 """
 
 import json
