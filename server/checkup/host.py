@@ -18,6 +18,7 @@ from coffer.server.host.sockets import listen
 __all__ = ["examine_host"]
 
 _PLENTY: Final = 4  # as many times the reserve must be free, or there is soon no room
+_SERVERS: Final = frozenset({"coffer serve", "coffer demo"})
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -88,7 +89,7 @@ def _settings(path: Path, report: Report) -> None:
 
 def _ports(config: Config, report: Report) -> None:
     served = writer(ArchiveFolder.open(config.archive).lock)
-    if served is not None and served.command == "coffer serve":
+    if served is not None and served.command in _SERVERS:
         report.add("ports", State.OK, f"the archive is served by {served}")
         return
     doors: dict[str, Dimse | Http] = {"DICOM": config.dimse, **({"HTTP": config.http} if config.http.enabled else {})}
